@@ -1,0 +1,63 @@
+//! One task: what is submitted, what a worker gets and reports, and the machine between them.
+
+pub mod options;
+pub mod retry;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use self::options::{ErrorCode, IdempotencyKey, Retention, TaskOptions};
+use crate::{LeaseToken, Timestamp, WorkerId};
+
+/// The longest message of a failure in bytes; longer ones are cut.
+pub const MESSAGE_LEN_MAX: usize = 4 * 1024;
+/// The longest detail of a failure in bytes; longer ones are refused.
+pub const DETAIL_LEN_MAX: usize = 256 * 1024;
+
+/// How many bytes of details one task keeps, of its newest failures.
+pub const DETAILS_LEN_MAX: usize = 4 * DETAIL_LEN_MAX;
+
+/// What a worker says became of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It worked. The result is a JSON value.
+    Completed {
+        /// The result.
+        result: Bytes,
+    },
+    /// It did not.
+    Failed(Failure),
+    /// The worker cannot finish it (it shuts down). Costs no attempt; the task is available at once.
+    Interrupted,
+    /// Not now. Costs no attempt; the task is available again after this time.
+    Snoozed(Duration),
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: String,
+    /// Whether another attempt can help. Codes listed in `non_retryable` are never retried.
+    pub retryable: bool,
+    /// A JSON value with more, or empty: an agent puts the steps with their output here.
+    pub detail: Bytes,
+}
+
+/// What went wrong in one attempt; kept with the task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptError {
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// Under which lease.
+    pub token: LeaseToken,
+    /// Who had it.
+    pub worker: WorkerId,
+    /// When it was noticed.
+    pub at: Timestamp,
+    /// What.
+    pub failure: Failure,
+}
