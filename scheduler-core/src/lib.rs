@@ -1,14 +1,18 @@
 //! A multi-tenant scheduler of pipeline tasks, to be linked into your own service.
 //!
-//! The model, and the five [ports](port) to the world.
+//! [`task`], [`shard`] and [`member`] hold the pure machines that decide everything; [`port`] holds the
+//! five seams to the world.
 
+pub mod action;
 mod call;
 mod config;
 mod error;
 mod id;
+pub mod member;
 mod name;
 pub mod pipeline;
 pub mod port;
+pub mod shard;
 pub mod task;
 mod time;
 pub mod watermark;

@@ -1,7 +1,9 @@
 //! One task: what is submitted, what a worker gets and reports, and the machine between them.
 
+pub mod event;
 pub mod options;
 pub mod retry;
+pub mod state;
 
 use std::time::Duration;
 
@@ -61,3 +63,6 @@ pub struct AttemptError {
     /// What.
     pub failure: Failure,
 }
+
+#[cfg(test)]
+mod tests;

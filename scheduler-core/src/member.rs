@@ -1,0 +1,467 @@
+//! The machine of one member: which shards it works on, who gets their tasks, what is flushed when.
+//!
+//! Pure like the machines below it: an [`Event`] and `now` in, [`Action`]s out. The driver carries
+//! actions to the ports and brings their results back as events.
+
+mod claim;
+mod dispatch;
+mod flush;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+
+use self::{claim::Ownership, dispatch::Dispatcher, flush::Lanes};
+use crate::{
+    Config, Epoch, Error, IdempotencyKey, Offset, Outcome, Pipeline, PipelineNumber, ShardId, Slot,
+    StateName, TaskId, Timestamp,
+    action::{Action, Answer, CallId, Counts, Seen},
+    call::{Held, LeasedTask, Poll},
+    port::{
+        FailureKind,
+        log::{Appended, Bounds, Fetch, Fetched, NewTask},
+        store::{Claimed, DueTasks, Flushed, KeyRow, cut_page},
+    },
+    shard::{Loaded, Shard},
+};
+
+/// What happens to a member.
+#[derive(Debug)]
+pub enum Event {
+    /// These are all the pipelines there are now.
+    Pipelines(Vec<Arc<Pipeline>>),
+    /// These slots are the member's.
+    Assigned(Vec<Slot>),
+    /// These slots are to be given up in good order.
+    Revoking(Vec<Slot>),
+    /// These slots are gone.
+    Lost(Vec<Slot>),
+    /// Membership was proven at this time.
+    Proven(Timestamp),
+    /// A shard was claimed, and this is its log.
+    Claimed(Claimed, Bounds),
+    /// A shard could not be claimed.
+    ClaimFailed(ShardId, FailureKind),
+    /// These shards are given up, or it was tried.
+    Released(Vec<ShardId>),
+    /// What a fetch found, and from which offset each shard's was.
+    Fetched(Vec<(Offset, Fetched)>),
+    /// What became of a lane's flush; `Err` if nothing is known.
+    Flushed(u16, Result<Vec<Flushed>, FailureKind>),
+    /// A task that was to be read.
+    Loaded(ShardId, Epoch, Offset, Loaded),
+    /// A page of parked tasks; `None` if it could not be read.
+    DueRead(ShardId, Epoch, Option<DueTasks>),
+    /// What a key stands for.
+    KeyFound(
+        ShardId,
+        Epoch,
+        IdempotencyKey,
+        Result<Option<KeyRow>, FailureKind>,
+    ),
+    /// What became of an append.
+    KeyedAppended(
+        ShardId,
+        Epoch,
+        IdempotencyKey,
+        Result<Appended, FailureKind>,
+    ),
+    /// A call.
+    Call(CallId, Call),
+    /// The caller of a poll has gone.
+    PollGone(CallId),
+    /// These leases never reached their worker.
+    Ungranted(Vec<LeasedTask>),
+    /// The member is to stop in good order.
+    Stop,
+    /// Time has passed.
+    Tick,
+}
+
+/// What callers ask of a member.
+#[derive(Debug)]
+pub enum Call {
+    /// Tasks for a worker.
+    Poll(PipelineNumber, Poll),
+    /// What became of attempts: one part of the answer each.
+    Report(Vec<(Held, Outcome)>),
+    /// Signs of life: one part of the answer each.
+    Renew(Vec<(Held, bool, Option<Bytes>)>),
+    /// The end of a task.
+    Cancel(TaskId),
+    /// A new task with an idempotency key.
+    SubmitKeyed(ShardId, IdempotencyKey, NewTask),
+    /// Where tasks are: one part of the answer each.
+    See(Vec<TaskId>),
+    /// How many tasks of a pipeline are where, and which are in memory.
+    Count(PipelineNumber, Option<InMemory>),
+}
+
+/// A call, or a part of one, for a shard that is being claimed.
+#[derive(Debug)]
+enum Deferred {
+    Call(Call),
+    Look(u32, TaskId),
+}
+
+/// Which tasks in memory to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InMemory {
+    /// Only in these states; empty means all.
+    pub states: Vec<StateName>,
+    /// Per partition, only below this offset.
+    pub below: BTreeMap<ShardId, Option<Offset>>,
+    /// At most so many per shard.
+    pub n_max: usize,
+    /// At most so many bytes per shard, but at least one task.
+    pub bytes_max: usize,
+}
+
+/// One scheduler process.
+#[derive(Debug)]
+pub struct Member {
+    config: Arc<Config>,
+    pipelines: BTreeMap<PipelineNumber, Arc<Pipeline>>,
+    shards: FxHashMap<ShardId, Shard>,
+    ownership: Ownership,
+    dispatcher: Dispatcher,
+    lanes: Lanes,
+    /// When each shard has something to do next.
+    wakes: BTreeSet<(Timestamp, ShardId)>,
+    wake_of: FxHashMap<ShardId, Timestamp>,
+    /// Shards that were touched in this turn.
+    touched: BTreeSet<ShardId>,
+    /// Shards that want more from their log.
+    hungry: BTreeSet<ShardId>,
+    appetite: u64,
+    /// Calls for shards that are being claimed: done once these are here.
+    deferred: BTreeMap<ShardId, Vec<(CallId, Deferred)>>,
+    proven_at: Option<Timestamp>,
+    n_bytes: usize,
+    stopping: bool,
+    stopped: bool,
+}
+
+impl Member {
+    /// A member that owns nothing yet.
+    #[must_use]
+    pub fn new(config: Arc<Config>) -> Self {
+        Self {
+            lanes: Lanes::new(config.n_lanes),
+            pipelines: BTreeMap::new(),
+            shards: FxHashMap::default(),
+            ownership: Ownership::default(),
+            dispatcher: Dispatcher::default(),
+            wakes: BTreeSet::new(),
+            wake_of: FxHashMap::default(),
+            touched: BTreeSet::new(),
+            hungry: BTreeSet::new(),
+            appetite: 0,
+            deferred: BTreeMap::new(),
+            proven_at: None,
+            n_bytes: 0,
+            stopping: false,
+            stopped: false,
+            config,
+        }
+    }
+
+    /// Applies one event and pushes onto `out` what the driver must now do. Follow a batch of events
+    /// with one [`settle`](Self::settle).
+    pub fn handle(&mut self, event: Event, now: Timestamp, out: &mut Vec<Action>) {
+        match event {
+            Event::Pipelines(pipelines) => self.set_pipelines(pipelines, now, out),
+            Event::Assigned(slots) => self.assigned(&slots, now, out),
+            Event::Revoking(slots) => self.revoking(&slots, out),
+            Event::Lost(slots) => self.lost(&slots, out),
+            Event::Proven(at) => self.proven_at = Some(at),
+            Event::Claimed(claimed, bounds) => self.claimed(claimed, &bounds, now, out),
+            Event::ClaimFailed(shard, kind) => self.claim_failed(shard, kind, now, out),
+            Event::Released(shards) => self.released(&shards),
+            Event::Fetched(all) => {
+                for (from, fetched) in all {
+                    self.with_shard(fetched.shard, |shard| {
+                        shard.fetched(from, fetched, now, out)
+                    });
+                }
+            }
+            Event::Flushed(lane, answers) => self.flushed(lane, answers, now, out),
+            Event::Loaded(id, epoch, offset, loaded) => {
+                self.with_epoch(id, epoch, |shard| shard.loaded(offset, loaded, now, out));
+            }
+            Event::DueRead(id, epoch, page) => {
+                self.with_epoch(id, epoch, |shard| shard.due_read(page, now));
+            }
+            Event::KeyFound(id, epoch, key, found) => {
+                self.with_epoch(id, epoch, |shard| shard.key_found(&key, found, now, out));
+            }
+            Event::KeyedAppended(id, epoch, key, appended) => {
+                self.with_epoch(id, epoch, |shard| {
+                    shard.keyed_appended(&key, appended, now, out);
+                });
+            }
+            Event::Call(id, call) => self.call(id, call, now, out),
+            Event::PollGone(call) => self.dispatcher.gone(call),
+            Event::Ungranted(tasks) => {
+                for task in tasks {
+                    let held = Held {
+                        id: task.id,
+                        token: task.token,
+                    };
+                    self.with_shard(task.id.shard, |shard| shard.ungrant(held, now, out));
+                }
+            }
+            Event::Stop => self.stopping = true,
+            Event::Tick => {}
+        }
+    }
+
+    /// Does all that follows from the events since the last call: timers, grants, flushes, claims.
+    pub fn settle(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let proven = self.is_proven(now);
+        self.run_timers(now, proven, out);
+        self.dispatch(now, proven, out);
+        self.tell_lost_leases(out);
+        self.run_flushes(now, out);
+        self.run_claims(now, out);
+        self.run_releases(now, out);
+        self.note_touched();
+    }
+
+    /// When [`settle`](Self::settle) has something to do next, if no event comes before.
+    #[must_use]
+    pub fn wake_at(&self, now: Timestamp) -> Option<Timestamp> {
+        // Without a proof no timer can be run, so only its arrival can wake them.
+        let timers = self
+            .is_proven(now)
+            .then(|| self.wakes.first().map(|(at, _)| *at))
+            .flatten();
+        let polls = self.dispatcher.wake_at();
+        let flushes = self.lanes.wake_at(&self.config);
+        let claims = self.ownership.wake_at();
+        [timers, polls, flushes, claims].into_iter().flatten().min()
+    }
+
+    /// Grows whenever another set of shards has room for more of its log: look at
+    /// [`wanted`](Self::wanted) again.
+    #[must_use]
+    pub fn appetite(&self) -> u64 {
+        self.appetite
+    }
+
+    /// What to read next from the log, for every shard that has room.
+    pub fn wanted(&self) -> Vec<Fetch> {
+        if self.stopping {
+            return Vec::new();
+        }
+        // A part of memory is kept in equal shares, so that full shards on which nobody works do not
+        // starve the others.
+        let reserved = self.config.member_bytes_max / 8;
+        let share = reserved / self.shards.len().max(1);
+        let free = (self.config.member_bytes_max - reserved).saturating_sub(self.n_bytes);
+        let free_each = free / self.hungry.len().max(1);
+        let hungry = self.hungry.iter().filter_map(|id| self.shards.get(id));
+        hungry
+            .filter_map(|shard| {
+                let n_bytes = free_each.max(share.saturating_sub(shard.n_bytes()));
+                (n_bytes > 0).then(|| shard.wanted(n_bytes))
+            })
+            .collect()
+    }
+
+    /// Whether every shard of the member's slots is claimed.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.stopping && self.ownership.is_settled()
+    }
+
+    /// Why shards that the member should own cannot be scheduled.
+    pub fn refused(&self) -> impl Iterator<Item = (ShardId, &str)> {
+        self.ownership.refused()
+    }
+
+    fn is_proven(&self, now: Timestamp) -> bool {
+        self.proven_at
+            .is_some_and(|at| now.since(at) <= self.config.proof_age_max)
+    }
+
+    fn with_shard(&mut self, id: ShardId, act: impl FnOnce(&mut Shard)) {
+        if let Some(shard) = self.shards.get_mut(&id) {
+            let before = shard.n_bytes();
+            act(shard);
+            self.n_bytes = self.n_bytes - before + shard.n_bytes();
+            self.touched.insert(id);
+        }
+    }
+
+    /// Ignores what an earlier epoch of the shard asked for.
+    fn with_epoch(&mut self, id: ShardId, epoch: Epoch, act: impl FnOnce(&mut Shard)) {
+        if self.epoch_of(id) == Some(epoch) {
+            self.with_shard(id, act);
+        }
+    }
+
+    fn run_timers(&mut self, now: Timestamp, proven: bool, out: &mut Vec<Action>) {
+        if !proven {
+            return;
+        }
+        while let Some(&(at, id)) = self.wakes.first() {
+            if at > now {
+                return;
+            }
+            self.wakes.pop_first();
+            self.wake_of.remove(&id);
+            self.with_shard(id, |shard| shard.tick(now, proven, out));
+        }
+    }
+
+    /// Notes for each touched shard when it wants to be woken, and whether it wants more from its log.
+    fn note_touched(&mut self) {
+        while let Some(id) = self.touched.pop_first() {
+            let is_hungry = self.shards.get_mut(&id).is_some_and(Shard::has_appetite);
+            let changed = if is_hungry {
+                self.hungry.insert(id)
+            } else {
+                self.hungry.remove(&id)
+            };
+            self.appetite += u64::from(changed);
+            let wake_at = self.shards.get(&id).and_then(Shard::wake_at);
+            let known = match wake_at {
+                Some(at) => self.wake_of.insert(id, at),
+                None => self.wake_of.remove(&id),
+            };
+            if known != wake_at {
+                if let Some(at) = known {
+                    self.wakes.remove(&(at, id));
+                }
+                if let Some(at) = wake_at {
+                    self.wakes.insert((at, id));
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, id: CallId, call: Call, now: Timestamp, out: &mut Vec<Action>) {
+        match call {
+            Call::Poll(pipeline, poll) => self.poll(id, pipeline, poll, now, out),
+            Call::Report(reports) => {
+                for (part, (held, outcome)) in (0..).zip(reports) {
+                    let to = (id, part);
+                    if self.shards.contains_key(&held.id.shard) {
+                        self.with_shard(held.id.shard, |shard| {
+                            shard.report(to, held, outcome, now, out);
+                        });
+                    } else {
+                        let answer = Answer::Reported(Err(Error::moved()));
+                        out.push(Action::Answer(id, part, answer));
+                    }
+                }
+            }
+            Call::Renew(heartbeats) => {
+                for (part, (held, from_handler, progress)) in (0..).zip(heartbeats) {
+                    let to = (id, part);
+                    if self.shards.contains_key(&held.id.shard) {
+                        self.with_shard(held.id.shard, |shard| {
+                            shard.renew(to, held, from_handler, progress, now, out);
+                        });
+                    } else {
+                        let answer = Answer::Renewed(Err(Error::moved()));
+                        out.push(Action::Answer(id, part, answer));
+                    }
+                }
+            }
+            Call::Cancel(task) if self.shards.contains_key(&task.shard) => {
+                self.with_shard(task.shard, |shard| shard.cancel(id, task.offset, now, out));
+            }
+            Call::SubmitKeyed(shard, key, task) if self.shards.contains_key(&shard) => {
+                self.with_shard(shard, |shard| shard.submit_keyed(id, key, task, out));
+            }
+            Call::Cancel(TaskId { shard, .. }) | Call::SubmitKeyed(shard, ..) => {
+                if self.ownership.is_coming(shard) && !self.stopping {
+                    self.defer(shard, id, Deferred::Call(call));
+                } else {
+                    self.refuse_absent(id, &call, out);
+                }
+            }
+            Call::See(tasks) => {
+                for (part, task) in (0..).zip(tasks) {
+                    if self.ownership.is_coming(task.shard) && !self.stopping {
+                        self.defer(task.shard, id, Deferred::Look(part, task));
+                    } else {
+                        self.look((id, part), task, out);
+                    }
+                }
+            }
+            Call::Count(pipeline, listed) => {
+                let counts = self.count(pipeline, listed.as_ref());
+                out.push(Action::Answer(id, 0, Answer::Counted(counts)));
+            }
+        }
+    }
+
+    fn defer(&mut self, id: ShardId, call: CallId, deferred: Deferred) {
+        self.deferred.entry(id).or_default().push((call, deferred));
+    }
+
+    fn look(&self, to: (CallId, u32), task: TaskId, out: &mut Vec<Action>) {
+        let shard = self.shards.get(&task.shard);
+        let seen = shard.map_or(Seen::Nowhere, |shard| shard.see(task.offset));
+        out.push(Action::Answer(to.0, to.1, Answer::Seen(seen)));
+    }
+
+    /// Answers a call for one task of a shard that is not here.
+    fn refuse_absent(&self, id: CallId, call: &Call, out: &mut Vec<Action>) {
+        let moved = Err(Error::moved());
+        let answer = match call {
+            Call::Cancel(_) => Answer::Cancelled(moved),
+            _ => Answer::Submitted(Err(Error::moved())),
+        };
+        out.push(Action::Answer(id, 0, answer));
+    }
+
+    fn count(&self, number: PipelineNumber, listed: Option<&InMemory>) -> Counts {
+        let mut counts = Counts::default();
+        let Some(pipeline) = self.pipelines.get(&number) else {
+            return counts;
+        };
+        for id in shards_of(pipeline) {
+            let Some(shard) = self.shards.get(&id) else {
+                counts.n_absent += 1;
+                continue;
+            };
+            counts.n_window += shard.n_window() as u64;
+            counts.has_parked |= shard.has_parked();
+            counts.next_offsets.push((id, shard.next_fetch()));
+            if let Some(listed) = listed
+                && let Some(below) = listed.below.get(&id)
+            {
+                let mut tasks = shard.list(&listed.states, *below, listed.n_max);
+                cut_page(&mut tasks, listed.n_max, listed.bytes_max);
+                counts
+                    .tasks
+                    .extend(tasks.into_iter().map(|task| (id, task)));
+            }
+        }
+        counts
+    }
+
+    fn epoch_of(&self, id: ShardId) -> Option<Epoch> {
+        self.shards.get(&id).map(Shard::epoch)
+    }
+}
+
+/// All shards of a pipeline.
+pub fn shards_of(pipeline: &Pipeline) -> impl Iterator<Item = ShardId> {
+    let number = pipeline.number;
+    (0..pipeline.spec.n_partitions).map(move |partition| ShardId {
+        pipeline: number,
+        partition: crate::Partition(partition),
+    })
+}
+
+#[cfg(test)]
+mod tests;

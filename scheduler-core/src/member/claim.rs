@@ -1,0 +1,422 @@
+//! Which shards the member owns, wants to own, and gives up.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustc_hash::FxHashSet;
+
+use super::{Deferred, Member, shards_of};
+use crate::{
+    Error, Pipeline, PipelineNumber, ShardId, Slot, Timestamp,
+    action::{Action, Answer},
+    port::{FailureKind, log::Bounds, store::Claimed},
+    shard::{Shard, Urgency},
+};
+
+/// How long to wait before a shard that could not be claimed is claimed again, at first.
+const CLAIM_RETRY: Duration = Duration::from_secs(1);
+
+/// How often that wait doubles.
+const CLAIM_DOUBLINGS: u32 = 3;
+/// A shard whose claim has failed so often is claimed alone.
+const CLAIMED_ALONE: u32 = 2;
+
+/// What the member knows of its slots and their shards, beside the shards it works on.
+#[derive(Debug, Default)]
+pub(super) struct Ownership {
+    slots: FxHashSet<Slot>,
+    /// The placement has spoken: before that, any shard may come.
+    was_assigned: bool,
+    /// To be claimed, not before a time.
+    wanted: BTreeMap<ShardId, Wanted>,
+    /// Being claimed, and how often that has failed before.
+    claiming: BTreeMap<ShardId, u32>,
+    refused: BTreeMap<ShardId, String>,
+    /// To be given up as soon as all is saved.
+    releasing: BTreeSet<ShardId>,
+    /// Given up; the store is being told.
+    releases: BTreeSet<ShardId>,
+    /// To be given up once none of their shards is left.
+    revoking: BTreeSet<Slot>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    at: Timestamp,
+    n_failed: u32,
+}
+
+impl Wanted {
+    fn at(at: Timestamp) -> Self {
+        Self { at, n_failed: 0 }
+    }
+}
+
+impl Ownership {
+    /// Whether a shard that is not here may soon be.
+    pub(super) fn is_coming(&self, id: ShardId) -> bool {
+        !self.was_assigned || self.claiming.contains_key(&id) || self.wanted.contains_key(&id)
+    }
+
+    pub(super) fn is_releasing(&self, id: ShardId) -> bool {
+        self.releasing.contains(&id)
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        !self.slots.is_empty() && self.wanted.is_empty() && self.claiming.is_empty()
+    }
+
+    pub(super) fn refused(&self) -> impl Iterator<Item = (ShardId, &str)> {
+        self.refused.iter().map(|(id, why)| (*id, why.as_str()))
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Timestamp> {
+        self.wanted.values().map(|wanted| wanted.at).min()
+    }
+
+    fn forget(&mut self, id: ShardId) {
+        self.wanted.remove(&id);
+        self.claiming.remove(&id);
+        self.refused.remove(&id);
+        self.releasing.remove(&id);
+    }
+}
+
+impl Member {
+    pub(super) fn set_pipelines(
+        &mut self,
+        pipelines: Vec<Arc<Pipeline>>,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let pipelines: BTreeMap<PipelineNumber, Arc<Pipeline>> = pipelines
+            .into_iter()
+            .map(|pipeline| (pipeline.number, pipeline))
+            .collect();
+        let before = std::mem::replace(&mut self.pipelines, pipelines);
+        for (number, pipeline) in &before {
+            if !self.pipelines.contains_key(number) {
+                self.drop_pipeline(pipeline, out);
+            }
+        }
+        for pipeline in self.pipelines.clone().into_values() {
+            let known = before.get(&pipeline.number);
+            if known.is_none_or(|known| known.revision != pipeline.revision) {
+                for id in shards_of(&pipeline) {
+                    match self.shards.get_mut(&id) {
+                        Some(shard) => shard.set_pipeline(&pipeline),
+                        None => self.want(id, now),
+                    }
+                }
+            }
+        }
+    }
+
+    fn want(&mut self, id: ShardId, now: Timestamp) {
+        let owned = self.ownership.slots.contains(&id.slot());
+        let known = self.ownership.is_coming(id) || self.ownership.refused.contains_key(&id);
+        if owned && !known && !self.shards.contains_key(&id) {
+            self.ownership.wanted.insert(id, Wanted::at(now));
+        }
+    }
+
+    fn drop_pipeline(&mut self, pipeline: &Pipeline, out: &mut Vec<Action>) {
+        for id in shards_of(pipeline) {
+            self.ownership.forget(id);
+            self.drop_shard(id, out);
+        }
+        for call in self.dispatcher.drop_pipeline(pipeline.number) {
+            let gone = Answer::Leased(Err(Error::not_found("pipeline", &pipeline.path)));
+            out.push(Action::Answer(call, 0, gone));
+        }
+    }
+
+    /// Calls that waited for a shard which does not come, or not soon.
+    pub(super) fn give_up_deferred(&mut self, id: ShardId, out: &mut Vec<Action>) {
+        for (call, deferred) in self.deferred.remove(&id).unwrap_or_default() {
+            match deferred {
+                Deferred::Call(deferred) => self.refuse_absent(call, &deferred, out),
+                Deferred::Look(part, task) => self.look((call, part), task, out),
+            }
+        }
+    }
+
+    fn drop_shard(&mut self, id: ShardId, out: &mut Vec<Action>) {
+        self.give_up_deferred(id, out);
+        if let Some(shard) = self.shards.remove(&id) {
+            self.n_bytes -= shard.n_bytes();
+            self.touched.insert(id);
+            shard.abandon(out);
+        }
+    }
+
+    pub(super) fn assigned(&mut self, slots: &[Slot], now: Timestamp, out: &mut Vec<Action>) {
+        self.ownership.slots.extend(slots);
+        self.ownership.was_assigned = true;
+        // A slot that comes back while it was being given up stays.
+        self.ownership.revoking.retain(|slot| !slots.contains(slot));
+        let stay = |id: &ShardId| slots.contains(&id.slot());
+        let staying: Vec<_> = self
+            .ownership
+            .releasing
+            .iter()
+            .copied()
+            .filter(stay)
+            .collect();
+        for id in staying {
+            self.ownership.releasing.remove(&id);
+            self.touched.insert(id);
+        }
+        for pipeline in self.pipelines.clone().into_values() {
+            for id in shards_of(&pipeline) {
+                self.want(id, now);
+            }
+        }
+        // What waited for the first assignment and is not part of it is someone else's.
+        let not_here: Vec<_> = self.deferred.keys().copied().collect();
+        for id in not_here {
+            if !self.ownership.is_coming(id) {
+                self.give_up_deferred(id, out);
+            }
+        }
+        self.run_claims(now, out);
+    }
+
+    pub(super) fn revoking(&mut self, slots: &[Slot], out: &mut Vec<Action>) {
+        self.forsake(slots, out);
+        self.ownership.revoking.extend(slots);
+        let leaving = self.shards.keys().filter(|id| slots.contains(&id.slot()));
+        self.ownership.releasing.extend(leaving);
+    }
+
+    pub(super) fn lost(&mut self, slots: &[Slot], out: &mut Vec<Action>) {
+        self.forsake(slots, out);
+        self.ownership.revoking.retain(|slot| !slots.contains(slot));
+        let mut gone: Vec<_> = self
+            .shards
+            .keys()
+            .copied()
+            .filter(|id| slots.contains(&id.slot()))
+            .collect();
+        gone.sort_unstable();
+        for id in gone {
+            self.ownership.forget(id);
+            self.drop_shard(id, out);
+        }
+    }
+
+    /// Wants nothing more of these slots: to claim a shard of theirs would fence its new owner.
+    fn forsake(&mut self, slots: &[Slot], out: &mut Vec<Action>) {
+        for slot in slots {
+            self.ownership.slots.remove(slot);
+        }
+        let is_theirs = |id: &ShardId| slots.contains(&id.slot());
+        self.ownership.wanted.retain(|id, _| !is_theirs(id));
+        self.ownership.refused.retain(|id, _| !is_theirs(id));
+        let waiting: Vec<_> = self.deferred.keys().copied().filter(is_theirs).collect();
+        for id in waiting {
+            self.give_up_deferred(id, out);
+        }
+    }
+
+    /// Asks for the shards whose time has come.
+    pub(super) fn run_claims(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        if self.stopping {
+            self.ownership.wanted.clear();
+            for id in self.deferred.keys().copied().collect::<Vec<_>>() {
+                self.give_up_deferred(id, out);
+            }
+            return;
+        }
+        let due = self
+            .ownership
+            .wanted
+            .extract_if(.., |_, wanted| wanted.at <= now);
+        // One shard that cannot be claimed fails all that are claimed with it, so what has failed is
+        // claimed by pipeline and then alone.
+        let mut together: BTreeMap<_, Vec<ShardId>> = BTreeMap::new();
+        for (id, Wanted { n_failed, .. }) in due {
+            let with = match n_failed {
+                0 => (None, None),
+                1 => (Some(id.pipeline), None),
+                _ => (Some(id.pipeline), Some(id.partition)),
+            };
+            together.entry(with).or_default().push(id);
+            self.ownership.claiming.insert(id, n_failed);
+        }
+        out.extend(together.into_values().map(Action::Claim));
+    }
+
+    pub(super) fn claim_failed(
+        &mut self,
+        id: ShardId,
+        kind: FailureKind,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let n_failed = self.ownership.claiming.remove(&id);
+        if let Some(n_failed) = n_failed
+            && self.ownership.slots.contains(&id.slot())
+        {
+            if kind == FailureKind::Damaged && n_failed >= CLAIMED_ALONE {
+                self.refuse(
+                    id,
+                    "its log or what is stored of it is damaged".to_owned(),
+                    out,
+                );
+            } else {
+                let wanted = Wanted {
+                    at: now + CLAIM_RETRY * (1 << n_failed.min(CLAIM_DOUBLINGS)),
+                    n_failed: n_failed.saturating_add(1),
+                };
+                self.ownership.wanted.insert(id, wanted);
+            }
+        }
+        self.give_up_deferred(id, out);
+    }
+
+    fn refuse(&mut self, id: ShardId, why: String, out: &mut Vec<Action>) {
+        out.push(Action::Refused(id, why.clone()));
+        self.ownership.refused.insert(id, why);
+        self.give_up_deferred(id, out);
+    }
+
+    /// Starts a shard, unless its log is not the one it was, or was shortened.
+    pub(super) fn claimed(
+        &mut self,
+        claimed: Claimed,
+        bounds: &Bounds,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let id = claimed.shard;
+        let was_claiming = self.ownership.claiming.remove(&id).is_some();
+        let wanted = was_claiming && self.ownership.slots.contains(&id.slot());
+        if !wanted || self.stopping {
+            return;
+        }
+        let Some(pipeline) = self.pipelines.get(&id.pipeline) else {
+            return;
+        };
+        if let Some(why) = fault_of(&claimed, bounds) {
+            self.refuse(id, why, out);
+            return;
+        }
+        let config = Arc::clone(&self.config);
+        let shard = Shard::new(claimed, bounds.end, pipeline, config, now);
+        self.n_bytes += shard.n_bytes();
+        self.shards.insert(id, shard);
+        self.touched.insert(id);
+        for (call, deferred) in self.deferred.remove(&id).unwrap_or_default() {
+            match deferred {
+                Deferred::Call(deferred) => self.call(call, deferred, now, out),
+                Deferred::Look(part, task) => self.look((call, part), task, out),
+            }
+        }
+        // Workers that asked before the shard was here have said what they hold.
+        for (held, worker) in self.dispatcher.held_in(id) {
+            self.with_shard(id, |shard| shard.declare(held, worker, now, out));
+        }
+    }
+
+    /// Someone else owns the shard. If its slot is still ours, it is claimed again after a while.
+    pub(super) fn fenced(&mut self, id: ShardId, now: Timestamp, out: &mut Vec<Action>) {
+        self.drop_shard(id, out);
+        self.ownership.forget(id);
+        if self.ownership.slots.contains(&id.slot()) {
+            let wanted = Wanted::at(now + CLAIM_RETRY);
+            self.ownership.wanted.insert(id, wanted);
+        }
+    }
+
+    /// Gives up shards that have saved everything.
+    pub(super) fn run_releases(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        if self.stopped {
+            return;
+        }
+        if self.stopping {
+            self.ownership.releasing.extend(self.shards.keys());
+        }
+        let mut released = Vec::new();
+        for id in self.ownership.releasing.clone() {
+            match self.shards.get(&id) {
+                Some(shard) if shard.is_clean() => {
+                    // Without this note the next owner gives workers an adoption window of its own.
+                    if !shard.is_adopting(now) {
+                        released.push((id, shard.epoch()));
+                    }
+                    self.ownership.releasing.remove(&id);
+                    self.drop_shard(id, out);
+                }
+                Some(_) => self.lanes.note(id, Urgency::Now, now),
+                None => {
+                    self.ownership.releasing.remove(&id);
+                }
+            }
+        }
+        if !released.is_empty() {
+            self.ownership
+                .releases
+                .extend(released.iter().map(|(id, _)| *id));
+            out.push(Action::Release(released));
+        }
+        self.give_up_slots(out);
+        let idle = self.shards.is_empty() && self.ownership.releases.is_empty();
+        if self.stopping && idle && self.ownership.claiming.is_empty() {
+            self.stopped = true;
+            out.push(Action::Stopped);
+        }
+    }
+
+    /// Lets go of revoked slots that have no shard left.
+    fn give_up_slots(&mut self, out: &mut Vec<Action>) {
+        if self.ownership.revoking.is_empty() {
+            return;
+        }
+        let busy: BTreeSet<_> = self
+            .shards
+            .keys()
+            .chain(&self.ownership.releases)
+            .chain(self.ownership.claiming.keys())
+            .map(|id| id.slot())
+            .collect();
+        let free: Vec<_> = self
+            .ownership
+            .revoking
+            .extract_if(.., |slot| !busy.contains(slot))
+            .collect();
+        if !free.is_empty() {
+            out.push(Action::GiveUp(free));
+        }
+    }
+
+    pub(super) fn released(&mut self, shards: &[ShardId]) {
+        for id in shards {
+            self.ownership.releases.remove(id);
+        }
+    }
+}
+
+fn fault_of(claimed: &Claimed, bounds: &Bounds) -> Option<String> {
+    if claimed.incarnation != bounds.incarnation {
+        Some(format!(
+            "the log is not the one that was scheduled before: it was deleted and made again ({} and now {})",
+            claimed.incarnation, bounds.incarnation
+        ))
+    } else if bounds.start > claimed.watermark {
+        Some(format!(
+            "the log starts at {}, but only tasks below {} are known to be done or stored",
+            bounds.start.0, claimed.watermark.0
+        ))
+    } else if bounds.end < claimed.seen_end {
+        Some(format!(
+            "the log ends at {}, but records up to {} were read from it",
+            bounds.end.0, claimed.seen_end.0
+        ))
+    } else {
+        None
+    }
+}

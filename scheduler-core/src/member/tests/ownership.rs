@@ -1,0 +1,325 @@
+//! Owners that come, go and are deposed.
+
+use super::{super::Member, *};
+
+#[test]
+fn leases_survive_a_crash_if_their_workers_say_so() {
+    let mut rig = rig();
+    for _ in 0..3 {
+        rig.submit(TaskOptions::default());
+    }
+    let kept = rig.lease_one("w1");
+    let reported = rig.lease_one("w2");
+    let dead = rig.lease_one("w3");
+    let mut rig = rig.crash();
+    let fresh = rig.submit(TaskOptions::default());
+    assert_eq!(
+        rig.lease_one("w4").id,
+        fresh,
+        "tasks newer than the claim go out at once"
+    );
+    rig.poll_holding("w1", 0, vec![kept]);
+    let call = rig.report(reported, completed());
+    assert!(is_reported(rig.answer(call)));
+    rig.pass(SECOND * 13);
+    let again = rig.lease_one("w4");
+    assert_eq!(again.id, dead.id, "only what nobody claimed runs again");
+    assert!(again.token > dead.token);
+    let call = rig.report(kept, completed());
+    assert!(is_reported(rig.answer(call)));
+}
+
+#[test]
+fn a_clean_stop_hands_everything_over_and_nothing_waits() {
+    let mut rig = rig();
+    rig.submit(TaskOptions::default());
+    let waiting = rig.submit(TaskOptions::default());
+    let held = rig.lease_one("w");
+    rig.event(Event::Stop);
+    rig.pass(SECOND);
+    assert!(rig.has_stopped);
+    let mut rig = rig.crash();
+    assert_eq!(rig.lease_one("w2").id, waiting, "no adoption window");
+    let call = rig.report(held, completed());
+    assert!(is_reported(rig.answer(call)));
+}
+
+#[test]
+fn a_member_without_a_proof_grants_and_expires_nothing() {
+    let mut rig = rig();
+    rig.submit(TaskOptions::default());
+    let held = rig.lease_one("w");
+    rig.now = rig.now + Duration::from_secs(100);
+    rig.submit(TaskOptions::default());
+    assert!(rig.lease("w", 1).is_empty());
+    assert_eq!(rig.state(held.id), "running");
+}
+
+#[test]
+fn a_log_that_was_shortened_is_refused() {
+    let mut rig = rig();
+    for _ in 0..10 {
+        rig.submit(TaskOptions::default());
+        let held = rig.lease_one("w");
+        rig.report(held, completed());
+    }
+    rig.durable.records.truncate(5);
+    let rig = rig.crash();
+    assert_eq!(rig.refusals.len(), 1);
+    assert!(rig.member.shards.is_empty());
+}
+
+#[test]
+fn a_slot_that_is_gone_is_not_claimed_again() {
+    let mut rig = rig();
+    let epoch = rig.durable.epoch;
+    let slot = SHARD.slot();
+    for event in [Event::Lost(vec![slot]), Event::Revoking(vec![slot])] {
+        rig.event(Event::Lost(vec![slot]));
+        rig.fails_claims = true;
+        rig.event(Event::Assigned(vec![slot]));
+        let call = rig.call(Call::Cancel(crate::TaskId {
+            shard: SHARD,
+            offset: Offset(0),
+        }));
+        rig.event(event);
+        assert!(rig.answer(call).is_some(), "nobody waits for the shard");
+        rig.fails_claims = false;
+        rig.pass(SECOND * 10);
+        assert_eq!(
+            rig.durable.epoch, epoch,
+            "a claim would fence its new owner"
+        );
+    }
+    assert_eq!(rig.given_up, [slot]);
+}
+
+#[test]
+fn a_slot_that_comes_back_while_it_is_given_up_is_kept() {
+    let mut rig = rig();
+    rig.submit(TaskOptions::default());
+    let held = rig.lease_one("w");
+    rig.holds_flushes = true;
+    let slot = SHARD.slot();
+    rig.event(Event::Revoking(vec![slot]));
+    rig.event(Event::Assigned(vec![slot]));
+    rig.release_flushes();
+    rig.pass(SECOND);
+    assert_eq!(rig.given_up, []);
+    let call = rig.report(held, completed());
+    assert!(is_reported(rig.answer(call)));
+}
+
+#[test]
+fn a_claim_that_nobody_wants_any_more_leaves_no_call_waiting() {
+    let mut rig = rig();
+    let slot = SHARD.slot();
+    rig.event(Event::Lost(vec![slot]));
+    let mut out = Vec::new();
+    let now = rig.now;
+    rig.member
+        .handle(Event::Assigned(vec![slot]), now, &mut out);
+    let call = crate::action::CallId(77);
+    let cancel = Call::Cancel(crate::TaskId {
+        shard: SHARD,
+        offset: Offset(0),
+    });
+    rig.member.handle(Event::Call(call, cancel), now, &mut out);
+    rig.member
+        .handle(Event::Pipelines(Vec::new()), now, &mut out);
+    let is_answer = |action: &Action| matches!(action, Action::Answer(id, ..) if *id == call);
+    assert!(out.iter().any(is_answer));
+}
+
+#[test]
+fn a_page_that_an_earlier_epoch_asked_for_is_ignored() {
+    let mut rig = rig();
+    let run_at = Some(rig.now + SECOND * 60);
+    rig.submit(TaskOptions {
+        run_at,
+        ..TaskOptions::default()
+    });
+    rig.pass(SECOND * 2);
+    rig.holds_reads = true;
+    rig.pass(SECOND * 60);
+    let outdated = std::mem::take(&mut rig.reads);
+    assert_eq!(outdated.len(), 1);
+    // Someone else owned the shard for a while and did the task.
+    let slot = SHARD.slot();
+    rig.event(Event::Lost(vec![slot]));
+    rig.durable.end(Offset(0));
+    rig.event(Event::Assigned(vec![slot]));
+    for read in outdated {
+        rig.event(read);
+    }
+    rig.pass(SECOND * 20);
+    assert!(rig.lease("w", 1).is_empty(), "it has ended");
+}
+
+#[test]
+fn the_lease_of_a_task_that_was_delayed_survives_a_crash() {
+    let mut rig = rig();
+    let run_at = Some(rig.now + SECOND * 60);
+    let id = rig.submit(TaskOptions {
+        run_at,
+        ..TaskOptions::default()
+    });
+    rig.pass(SECOND * 61);
+    // The store still says that the task is scheduled.
+    let held = rig.lease_one("w1");
+    let mut rig = rig.crash();
+    let poll = rig.poll_holding("w1", 0, vec![held]);
+    rig.pass(SECOND * 15);
+    assert_eq!(rig.answer(poll), None);
+    assert!(rig.lease("w2", 1).is_empty(), "it runs still");
+    let call = rig.report(held, completed());
+    assert!(is_reported(rig.answer(call)));
+    assert_eq!(rig.state(id), "completed");
+}
+
+#[test]
+fn a_lease_is_adopted_while_its_task_is_being_saved() {
+    let mut rig = Rig::new(
+        Config {
+            straggler_after: 1,
+            ..config()
+        },
+        TaskOptions::default(),
+    );
+    let first = rig.submit(TaskOptions::default());
+    let held = rig.lease_one("w1");
+    let mut rig = rig.crash();
+    let second = rig.submit(TaskOptions::default());
+    rig.holds_flushes = true;
+    rig.call(Call::Cancel(second));
+    let rows = rig.held.iter().flat_map(|(_, parts)| parts[0].tasks.iter());
+    assert_eq!(rows.count(), 2, "the first is saved as a straggler");
+    let call = rig.report(held, completed());
+    rig.release_flushes();
+    assert!(is_reported(rig.answer(call)));
+    assert_eq!(rig.state(first), "completed");
+}
+
+#[test]
+fn a_stop_within_the_adoption_window_cuts_it_short_for_nobody() {
+    let mut rig = rig();
+    let id = rig.submit(TaskOptions::default());
+    let held = rig.lease_one("w1");
+    let mut rig = rig.crash();
+    rig.pass(SECOND * 2);
+    rig.event(Event::Stop);
+    rig.pass(SECOND);
+    assert!(rig.has_stopped);
+    let mut rig = rig.crash();
+    assert!(rig.lease("w2", 1).is_empty(), "w1 may have it still");
+    let call = rig.report(held, completed());
+    assert!(is_reported(rig.answer(call)));
+    assert_eq!(rig.state(id), "completed");
+}
+
+/// A member with a pipeline of many partitions, whose actions the test carries out itself.
+fn member_with(config: Config, n_partitions: u16, now: crate::Timestamp) -> Member {
+    let pipeline = crate::Pipeline {
+        number: SHARD.pipeline,
+        path: crate::path("default", "app", "pipe").unwrap(),
+        revision: crate::Revision(1),
+        spec: crate::PipelineSpec {
+            steps: [].into(),
+            defaults: TaskOptions::default(),
+            n_partitions,
+        },
+        created_at: now,
+    };
+    let mut member = Member::new(std::sync::Arc::new(config));
+    let mut out = Vec::new();
+    member.handle(Event::Pipelines(vec![pipeline.into()]), now, &mut out);
+    member
+}
+
+fn claims(member: &mut Member, event: Event, now: crate::Timestamp) -> Vec<Vec<u16>> {
+    let mut out = Vec::new();
+    member.handle(event, now, &mut out);
+    member.settle(now, &mut out);
+    let claims = out.into_iter().filter_map(|action| match action {
+        Action::Claim(ids) => Some(ids.iter().map(|id| id.partition.0).collect()),
+        _ => None,
+    });
+    claims.collect()
+}
+
+#[test]
+fn a_shard_that_cannot_be_claimed_holds_up_no_other() {
+    let mut now = crate::Timestamp::from_millis(1_000_000);
+    let mut member = member_with(config(), 3, now);
+    let slots = (0..=255).map(crate::Slot).collect();
+    let mut asked = claims(&mut member, Event::Assigned(slots), now);
+    assert_eq!(asked, [[0, 1, 2]]);
+    for _ in 0..2 {
+        for partition in 0..3 {
+            let shard = crate::ShardId {
+                partition: crate::Partition(partition),
+                ..SHARD
+            };
+            let kind = crate::port::FailureKind::Damaged;
+            claims(&mut member, Event::ClaimFailed(shard, kind), now);
+        }
+        now = now + SECOND * 2;
+        asked = claims(&mut member, Event::Tick, now);
+    }
+    assert_eq!(asked, [[0], [1], [2]], "each alone");
+    let kind = crate::port::FailureKind::Damaged;
+    claims(&mut member, Event::ClaimFailed(SHARD, kind), now);
+    now = now + SECOND * 100;
+    let again = claims(&mut member, Event::Tick, now);
+    assert!(again.is_empty(), "damage is for people to look at");
+    assert_eq!(member.refused().count(), 1);
+}
+
+#[test]
+fn full_shards_leave_room_for_the_others() {
+    let now = crate::Timestamp::from_millis(1_000_000);
+    let config = Config {
+        payload_bytes_max: 1_000,
+        window_bytes_max: 8_000,
+        member_bytes_max: 8_000,
+        ..config()
+    };
+    let mut member = member_with(config, 2, now);
+    let mut out = Vec::new();
+    let slots = (0..=255).map(crate::Slot).collect();
+    member.handle(Event::Assigned(slots), now, &mut out);
+    for partition in 0..2 {
+        let shard = crate::ShardId {
+            partition: crate::Partition(partition),
+            ..SHARD
+        };
+        let mut durable = rig::Durable::default();
+        let claimed = crate::port::store::Claimed {
+            shard,
+            ..durable.claim()
+        };
+        let event = Event::Claimed(claimed, durable.bounds());
+        member.handle(event, now, &mut out);
+    }
+    member.settle(now, &mut out);
+    let records = (0..10).map(|offset| crate::port::log::Record {
+        offset: Offset(offset),
+        accepted_at: now,
+        body: crate::port::log::RecordBody::Task(NewTask {
+            data: vec![b' '; 1_000].into(),
+            options: None,
+            traceparent: None,
+        }),
+    });
+    let fetched = crate::port::log::Fetched {
+        shard: SHARD,
+        records: records.collect(),
+        next: Offset(10),
+    };
+    member.handle(Event::Fetched(vec![(Offset::ZERO, fetched)]), now, &mut out);
+    member.settle(now, &mut out);
+    let wanted = member.wanted();
+    assert_eq!(wanted.len(), 1);
+    assert_eq!(wanted[0].shard.partition, crate::Partition(1));
+    assert_eq!(wanted[0].bytes_max, 500, "its share of what is reserved");
+}

@@ -1,0 +1,176 @@
+//! The tasks of one shard that are in memory: a slab, found by offset.
+
+use rustc_hash::FxHashMap;
+
+use crate::{
+    Offset, StateName, WorkerId,
+    task::state::{State, Task},
+};
+
+/// What stands between a task in memory and its turn, beside its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Nothing.
+    None,
+    /// Whether its idempotency key makes it a repetition is not known yet.
+    Key,
+    /// A worker may hold it under a lease that an earlier owner granted.
+    Adoption,
+}
+
+/// What is shown of a task while its change is not durable: the state before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) name: StateName,
+    pub(super) attempt: u32,
+    pub(super) worker: Option<WorkerId>,
+}
+
+/// A task in memory and what the shard notes about it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) task: Task,
+    pub(super) shown: Option<Shown>,
+    pub(super) hold: Hold,
+    /// The store has a row of it.
+    pub(super) saved: bool,
+    /// It must be saved, and waits for the next flush.
+    pub(super) dirty: bool,
+    /// It is part of the flush in flight.
+    pub(super) saving: bool,
+    /// It is in the ready queue.
+    pub(super) queued: bool,
+    /// As the window counted it.
+    n_bytes: usize,
+}
+
+impl Entry {
+    pub(super) fn new(task: Task) -> Self {
+        Self {
+            task,
+            shown: None,
+            hold: Hold::None,
+            saved: false,
+            dirty: false,
+            saving: false,
+            queued: false,
+            n_bytes: 0,
+        }
+    }
+
+    /// Whether a change of it is not durable yet.
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.dirty || self.saving
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.task.state, State::Available) && self.hold == Hold::None && !self.is_unsaved()
+    }
+}
+
+/// Where an entry is; outdated once the entry has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SlotRef {
+    pub(super) slot: u32,
+    generation: u32,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    entry: Option<Entry>,
+}
+
+/// The tasks of one shard in memory.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_offset: FxHashMap<Offset, u32>,
+    n_bytes: usize,
+}
+
+impl Window {
+    pub(super) fn len(&self) -> usize {
+        self.by_offset.len()
+    }
+
+    /// Bytes of data, options, errors, progress and results.
+    pub(super) fn n_bytes(&self) -> usize {
+        self.n_bytes
+    }
+
+    pub(super) fn contains(&self, offset: Offset) -> bool {
+        self.by_offset.contains_key(&offset)
+    }
+
+    pub(super) fn find(&self, offset: Offset) -> Option<SlotRef> {
+        let slot = *self.by_offset.get(&offset)?;
+        Some(self.at(slot))
+    }
+
+    /// A reference to whatever is in a slot now.
+    pub(super) fn at(&self, slot: u32) -> SlotRef {
+        let generation = self.slots[slot as usize].generation;
+        SlotRef { slot, generation }
+    }
+
+    pub(super) fn get(&self, at: SlotRef) -> Option<&Entry> {
+        let slot = self.slots.get(at.slot as usize)?;
+        (slot.generation == at.generation)
+            .then_some(slot.entry.as_ref())
+            .flatten()
+    }
+
+    pub(super) fn get_mut(&mut self, at: SlotRef) -> Option<&mut Entry> {
+        let slot = self.slots.get_mut(at.slot as usize)?;
+        (slot.generation == at.generation)
+            .then_some(slot.entry.as_mut())
+            .flatten()
+    }
+
+    pub(super) fn insert(&mut self, mut entry: Entry) -> SlotRef {
+        let offset = entry.task.offset;
+        entry.n_bytes = entry.task.n_bytes();
+        self.n_bytes += entry.n_bytes;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot {
+                generation: 0,
+                entry: None,
+            });
+            #[expect(clippy::cast_possible_truncation, reason = "windows are limited")]
+            let last = (self.slots.len() - 1) as u32;
+            last
+        });
+        self.slots[slot as usize].entry = Some(entry);
+        self.by_offset.insert(offset, slot);
+        self.at(slot)
+    }
+
+    pub(super) fn remove(&mut self, at: SlotRef) -> Option<Entry> {
+        let slot = self.slots.get_mut(at.slot as usize)?;
+        if slot.generation != at.generation {
+            return None;
+        }
+        let entry = slot.entry.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(at.slot);
+        self.by_offset.remove(&entry.task.offset);
+        self.n_bytes -= entry.n_bytes;
+        Some(entry)
+    }
+
+    /// Counts the bytes of a task that has changed.
+    pub(super) fn recount(&mut self, at: SlotRef) {
+        if let Some(entry) = self.get_mut(at) {
+            let n_bytes = entry.task.n_bytes();
+            let before = std::mem::replace(&mut entry.n_bytes, n_bytes);
+            self.n_bytes = self.n_bytes - before + n_bytes;
+        }
+    }
+
+    /// All entries, in no order that means anything.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.slots.iter().filter_map(|slot| slot.entry.as_ref())
+    }
+}

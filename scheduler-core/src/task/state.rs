@@ -1,0 +1,242 @@
+//! Where a task stands: its state, its lease, and the limits that apply to it.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    ErrorCode, LeaseToken, Offset, Retention, StateName, TaskOptions, Timestamp, WorkerId,
+    port::{log::NewTask, store::Ending},
+    task::{AttemptError, retry::RetryPolicy},
+};
+
+/// Where a task stands, in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Not before `due_at`.
+    Scheduled {
+        /// When it becomes available.
+        due_at: Timestamp,
+    },
+    /// Can run.
+    Available,
+    /// A worker has it.
+    Running(Lease),
+    /// Failed; tried again at `due_at`.
+    Retryable {
+        /// When it becomes available.
+        due_at: Timestamp,
+    },
+    /// Ended. Nothing moves it any more.
+    Ended {
+        /// How.
+        ending: Ending,
+        /// When.
+        ended_at: Timestamp,
+    },
+}
+
+impl State {
+    /// The state's name.
+    #[must_use]
+    pub const fn name(&self) -> StateName {
+        match self {
+            Self::Scheduled { .. } => StateName::Scheduled,
+            Self::Available => StateName::Available,
+            Self::Running(_) => StateName::Running,
+            Self::Retryable { .. } => StateName::Retryable,
+            Self::Ended { ending, .. } => match ending {
+                Ending::Completed { .. } => StateName::Completed,
+                Ending::Cancelled => StateName::Cancelled,
+                Ending::Discarded => StateName::Discarded,
+            },
+        }
+    }
+}
+
+/// One holder's claim on a running task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Who has it.
+    pub worker: WorkerId,
+    /// When this attempt began.
+    pub leased_at: Timestamp,
+    /// When the lease ends unless it is renewed.
+    pub expires_at: Timestamp,
+    /// When the attempt times out.
+    pub times_out_at: Timestamp,
+    /// When the handler has been silent for too long.
+    pub silent_at: Timestamp,
+}
+
+impl Lease {
+    /// The first of its deadlines.
+    #[must_use]
+    pub fn deadline(&self) -> Timestamp {
+        self.expires_at.min(self.times_out_at).min(self.silent_at)
+    }
+}
+
+/// What a pipeline and the member say about tasks that say nothing themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// How long a lease lasts without a heartbeat.
+    pub lease: Duration,
+    /// The pipeline's defaults.
+    pub defaults: TaskOptions,
+}
+
+/// A task in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// Its place in the log.
+    pub offset: Offset,
+    /// When the log took it.
+    pub accepted_at: Timestamp,
+    /// What was submitted.
+    pub submitted: NewTask,
+    /// Where it stands. Changed by [`apply`](Self::apply) only.
+    pub(crate) state: State,
+    /// Attempts begun and counted.
+    pub(crate) attempt: u32,
+    /// The newest token granted for it.
+    pub(crate) token: LeaseToken,
+    /// When its first attempt began, or [`Timestamp::NEVER`].
+    pub(crate) started_at: Timestamp,
+    /// What most tasks never have.
+    pub(crate) rare: Option<Box<Rare>>,
+}
+
+/// The part of a task that most tasks do without.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rare {
+    /// What went wrong in each failed attempt, oldest first.
+    pub errors: Vec<AttemptError>,
+    /// What the handler last said of its progress.
+    pub progress: Option<Bytes>,
+}
+
+impl Task {
+    /// A task as it comes from the log.
+    #[must_use]
+    pub fn accepted(
+        offset: Offset,
+        accepted_at: Timestamp,
+        submitted: NewTask,
+        now: Timestamp,
+    ) -> Self {
+        let run_at = submitted
+            .options
+            .as_ref()
+            .and_then(|options| options.run_at);
+        let state = match run_at {
+            Some(due_at) if due_at > now => State::Scheduled { due_at },
+            _ => State::Available,
+        };
+        Self {
+            offset,
+            accepted_at,
+            submitted,
+            state,
+            attempt: 0,
+            token: LeaseToken::NONE,
+            started_at: Timestamp::NEVER,
+            rare: None,
+        }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Attempts begun and counted.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The newest token granted for it.
+    #[must_use]
+    pub fn token(&self) -> LeaseToken {
+        self.token
+    }
+
+    /// What went wrong in each failed attempt, oldest first.
+    #[must_use]
+    pub fn errors(&self) -> &[AttemptError] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.errors)
+    }
+
+    pub(crate) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Its own options.
+    #[must_use]
+    pub fn options(&self) -> Option<&Arc<TaskOptions>> {
+        self.submitted.options.as_ref()
+    }
+
+    fn option<T>(&self, rules: &Rules, get: impl Fn(&TaskOptions) -> Option<T>) -> Option<T> {
+        self.options()
+            .and_then(|options| get(options))
+            .or_else(|| get(&rules.defaults))
+    }
+
+    /// How long an attempt may take.
+    #[must_use]
+    pub fn timeout(&self, rules: &Rules) -> Option<Duration> {
+        self.option(rules, |options| options.timeout)
+    }
+
+    /// How long its handler may be silent.
+    #[must_use]
+    pub fn heartbeat_timeout(&self, rules: &Rules) -> Option<Duration> {
+        self.option(rules, |options| options.heartbeat_timeout)
+    }
+
+    /// When it is tried again.
+    #[must_use]
+    pub fn retry(&self, rules: &Rules) -> RetryPolicy {
+        self.option(rules, |options| options.retry)
+            .unwrap_or_default()
+    }
+
+    /// How long its result is kept.
+    #[must_use]
+    pub fn retention(&self, rules: &Rules) -> Retention {
+        self.option(rules, |options| options.retention)
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn is_retryable(&self, code: &ErrorCode, rules: &Rules) -> bool {
+        let own = self
+            .options()
+            .and_then(|options| options.non_retryable.as_deref());
+        let codes = own.or(rules.defaults.non_retryable.as_deref());
+        !codes.is_some_and(|codes| codes.contains(code))
+    }
+
+    /// Bytes that it keeps in memory beyond its own size: data, options, errors, progress, result.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        let options = self.options().map_or(0, |options| options.n_bytes());
+        let result = match &self.state {
+            State::Ended {
+                ending: Ending::Completed { result },
+                ..
+            } => result.len(),
+            _ => 0,
+        };
+        let rare = self.rare.as_ref().map_or(0, |rare| {
+            let errors = rare.errors.iter();
+            let errors: usize = errors
+                .map(|error| error.failure.message.len() + error.failure.detail.len())
+                .sum();
+            errors + rare.progress.as_ref().map_or(0, Bytes::len)
+        });
+        self.submitted.data.len() + options + rare + result
+    }
+}
