@@ -1,22 +1,72 @@
 //! A multi-tenant scheduler of pipeline tasks, to be linked into your own service.
 //!
-//! [`task`], [`shard`] and [`member`] hold the pure machines that decide everything; [`port`] holds the
-//! five seams to the world.
+//! A task is appended to a durable [log](port::TaskLog), leased to a worker that asks for work, tried
+//! until it ends, and its end is saved to a [store](port::TaskStore) before anyone is told. Delivery is
+//! at least once; nothing that was accepted is lost.
+//!
+//! - [`Scheduler`] is the one handle: submit, lease, report, cancel, get.
+//! - [`task`], [`shard`] and [`member`] hold the pure machines that decide everything: event and `now`
+//!   in, actions out, no I/O and no clock.
+//! - [`port`] holds the five seams to the world; `memory` (a feature) implements them without any.
+//! - [`driver`] (a feature, on by default) carries the machines' actions to the ports.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//!
+//! use scheduler_core::{
+//!     Config, Outcome, PipelineSpec, Poll, Report, Scheduler, Submit, TaskOptions, memory,
+//! };
+//!
+//! let scheduler = Scheduler::start(Config::default(), memory::ports()).await?;
+//! let path = scheduler_core::path("default", "shop", "mail")?;
+//! let spec = PipelineSpec { steps: [].into(), defaults: TaskOptions::default(), n_partitions: 1 };
+//! scheduler.create_pipeline(&path, spec).await?;
+//! let submitted = scheduler.submit(&path, Submit::new(r#"{"to":"you"}"#)).await?;
+//!
+//! let leased = scheduler.lease(&path, Poll::new("worker-1".try_into()?, 1)).await?;
+//! let task = &leased.tasks[0];
+//! let outcome = Outcome::Completed { result: r#"{"sent":true}"#.into() };
+//! scheduler.report(&path.tenant, Report { id: task.id, token: task.token, outcome }).await?;
+//!
+//! let task = scheduler.wait(&path.tenant, submitted.id, Duration::from_secs(5)).await?;
+//! assert_eq!(task.state.as_str(), "completed");
+//! # Ok(())
+//! # }
+//! ```
+#![cfg_attr(
+    not(feature = "driver"),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "the driver's items are absent"
+    )
+)]
 
 pub mod action;
 mod call;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "driver")]
+pub mod driver;
 mod error;
 mod id;
 pub mod member;
+#[cfg(feature = "memory")]
+pub mod memory;
 mod name;
 pub mod pipeline;
 pub mod port;
+#[cfg(feature = "driver")]
+mod scheduler;
 pub mod shard;
 pub mod task;
 mod time;
 pub mod watermark;
 
+#[cfg(feature = "driver")]
+pub use self::scheduler::{Ports, Scheduler};
 pub use self::{
     call::{
         Heartbeat, Held, Leased, LeasedTask, ListTasks, Poll, Report, Submit, Submitted, TaskPage,

@@ -1,0 +1,134 @@
+//! The one handle over everything, of which HTTP, gRPC and in-process workers are skins.
+
+mod directory;
+mod pipelines;
+mod read;
+mod submit;
+mod work;
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use rustc_hash::FxHashSet;
+use tokio::sync::{RwLock, watch};
+
+use self::directory::Directory;
+use crate::{
+    Config, Error, Pipeline, PipelineNumber, PipelinePath, TaskId, TenantName,
+    driver::Handle,
+    port::{Catalog, Clock, Placement, TaskLog, TaskStore},
+};
+
+/// The ports that a scheduler works on.
+#[derive(Debug, Clone)]
+pub struct Ports {
+    /// Where submitted tasks land.
+    pub log: Arc<dyn TaskLog>,
+    /// Where shards and their tasks are kept.
+    pub store: Arc<dyn TaskStore>,
+    /// Where applications and pipelines are kept.
+    pub catalog: Arc<dyn Catalog>,
+    /// Who owns what.
+    pub placement: Arc<dyn Placement>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A running member and the handle to it; clones are the same one.
+///
+/// When the last handle is dropped, the member stops in good order; [`shutdown`](Self::shutdown) waits
+/// for that.
+#[derive(Debug, Clone)]
+pub struct Scheduler {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Arc<Config>,
+    ports: Ports,
+    driver: Handle,
+    directory: watch::Sender<Arc<Directory>>,
+    /// Pipelines that are being deleted. Submits hold it for reading until the log has answered, so that
+    /// none slips in behind the last look.
+    closing: RwLock<FxHashSet<PipelineNumber>>,
+    /// Spreads tasks without a key evenly over partitions.
+    next_partition: AtomicU64,
+}
+
+impl Scheduler {
+    /// Starts a member on these ports. It claims its shards in the background; [`ready`](Self::ready) tells when
+    /// it has them.
+    ///
+    /// # Errors
+    /// A config out of range, or a catalogue that cannot be read.
+    pub async fn start(config: Config, ports: Ports) -> Result<Self, Error> {
+        config.validate()?;
+        let config = Arc::new(config);
+        let driver = Handle::start(Arc::clone(&config), ports.clone());
+        let shared = Arc::new(Shared {
+            config,
+            ports,
+            driver,
+            directory: watch::Sender::new(Arc::new(Directory::default())),
+            closing: RwLock::default(),
+            next_partition: AtomicU64::new(0),
+        });
+        shared
+            .refresh()
+            .await
+            .map_err(|err| unreachable_port("the catalogue", &err))?;
+        tokio::spawn(directory::follow(Arc::downgrade(&shared)));
+        Ok(Self { shared })
+    }
+
+    /// The configuration it runs with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Whether it works on all its shards.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn ready(&self) -> Result<(), Error> {
+        self.shared.driver.ready()
+    }
+
+    /// Stops in good order: answers waiting polls, saves what is unsaved, gives up its shards, and
+    /// waits until all that is done. Calls made afterwards fail.
+    pub async fn shutdown(&self) {
+        self.shared.driver.stop().await;
+    }
+
+    fn find_pipeline(&self, path: &PipelinePath) -> Result<Arc<Pipeline>, Error> {
+        let directory = self.shared.directory.borrow();
+        let found = directory.pipelines.get(path).cloned();
+        found.ok_or_else(|| Error::not_found("pipeline", &path.pipeline))
+    }
+
+    /// The pipeline of a task, if it is the tenant's: to everyone else the task does not exist.
+    fn pipeline_of(&self, tenant: &TenantName, id: TaskId) -> Result<Arc<Pipeline>, Error> {
+        let directory = self.shared.directory.borrow();
+        let found = directory.by_number.get(&id.shard.pipeline);
+        found
+            .filter(|pipeline| pipeline.path.tenant == *tenant)
+            .filter(|pipeline| id.shard.partition.0 < pipeline.spec.n_partitions)
+            .cloned()
+            .ok_or_else(|| Error::not_found("task", id))
+    }
+}
+
+fn unreachable_port(what: &str, err: &crate::port::PortError) -> Error {
+    tracing::warn!(%err, source = ?std::error::Error::source(err), what, "port failed");
+    match err.kind() {
+        crate::port::FailureKind::Damaged => Error::Internal(format!("{what} is damaged")),
+        _ => Error::Unavailable {
+            what: format!("{what} cannot be reached"),
+            retry_after: Duration::from_secs(1),
+        },
+    }
+}

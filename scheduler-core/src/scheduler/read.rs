@@ -1,0 +1,403 @@
+//! Reading tasks: what is in memory, in the store, or still in the log.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use data_encoding::BASE32_NOPAD_NOCASE;
+
+use super::{Scheduler, unreachable_port};
+use crate::{
+    Error, Invalid, Offset, Pipeline, PipelinePath, ShardId, StateName, TaskId, TenantName,
+    Timestamp,
+    action::{Answer, Seen},
+    call::{ListTasks, TaskPage, TaskView},
+    member::{Call, InMemory, shards_of},
+    port::{
+        log::{Record, RecordBody},
+        store::{Ending, Found, ListPage, Lookup, StoredState, StoredTask},
+    },
+};
+
+/// The longest list.
+const LIMIT_MAX: usize = 1_000;
+const LIMIT: usize = 100;
+/// The most bytes of a list, but at least one task of each partition may come.
+const LIST_BYTES_MAX: usize = 8 << 20;
+
+impl Scheduler {
+    /// Reads a task: what is shown is durable, but for the progress.
+    ///
+    /// # Errors
+    /// `NotFound`: unknown, or another tenant's. `Gone`: it ended and is no longer kept.
+    pub async fn get(&self, tenant: &TenantName, id: TaskId) -> Result<TaskView, Error> {
+        let pipeline = self.pipeline_of(tenant, id)?;
+        let seen = self.see(vec![id]).await?.pop().unwrap_or(Seen::Nowhere);
+        match seen {
+            Seen::Here { task, progress } => {
+                let mut view = view_of(&pipeline, id.shard, *task);
+                view.progress = progress;
+                Ok(view)
+            }
+            Seen::Backlog(n_before) => match self.read_log(&pipeline, id).await? {
+                Some(mut view) => {
+                    view.n_before = Some(n_before);
+                    Ok(view)
+                }
+                None => Err(Error::not_found("task", id)),
+            },
+            Seen::Left => {
+                let stored = self.read_store(&pipeline, id).await?;
+                stored.ok_or_else(|| Error::Gone(id.to_string()))
+            }
+            Seen::Nowhere => match self.read_store(&pipeline, id).await? {
+                Some(view) => Ok(view),
+                None => Err(Error::moved()),
+            },
+        }
+    }
+
+    /// Waits until a task has ended, at most as long as given, and reads it as it then is.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn wait(
+        &self,
+        tenant: &TenantName,
+        id: TaskId,
+        wait: Duration,
+    ) -> Result<TaskView, Error> {
+        self.pipeline_of(tenant, id)?;
+        // Watch first: a task that ends between the two is seen by the look.
+        let ended = self.shared.driver.watch(id)?;
+        let view = self.get(tenant, id).await?;
+        if view.state.is_terminal() {
+            return Ok(view);
+        }
+        let clock = &self.shared.ports.clock;
+        tokio::select! {
+            // An error means that the driver stops; then the look says so.
+            _ = ended => {}
+            () = clock.sleep_until(clock.now() + wait) => {}
+        }
+        self.get(tenant, id).await
+    }
+
+    /// Lists the tasks of a pipeline that have left the backlog, newest first, and counts the backlog.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` for a limit or page token that is none.
+    pub async fn list(&self, path: &PipelinePath, query: ListTasks) -> Result<TaskPage, Error> {
+        let pipeline = self.find_pipeline(path)?;
+        let limit = match query.limit {
+            0 => LIMIT,
+            limit if limit <= LIMIT_MAX => limit,
+            _ => return Err(Invalid::new("limit", "must be 1 to 1000").into()),
+        };
+        let mut below = match &query.page_token {
+            Some(token) => decode_token(token, &pipeline)?,
+            None => shards_of(&pipeline).map(|id| (id, None)).collect(),
+        };
+        let size = PageSize {
+            n_max: limit,
+            bytes_max: LIST_BYTES_MAX / below.len().max(1),
+        };
+        let mut pages = self.list_stored(&query, &below, size).await?;
+        pages.extend(self.list_memory(&pipeline, &query, &below, size).await?);
+        let Merged { tasks, read_to } = merge(pages, limit);
+        let next_page_token = read_to.map(|read_to| {
+            for (shard, offset) in read_to {
+                below.insert(shard, Some(offset));
+            }
+            encode_token(&below)
+        });
+        let since = query.since.unwrap_or(Timestamp::EPOCH);
+        let tasks = tasks
+            .into_iter()
+            .filter(|(_, task)| task.accepted_at >= since)
+            .map(|(id, task)| view_of(&pipeline, id.shard, task));
+        Ok(TaskPage {
+            tasks: tasks.collect(),
+            next_page_token,
+            backlog: self.backlog_of(&pipeline).await?,
+        })
+    }
+
+    async fn list_stored(
+        &self,
+        query: &ListTasks,
+        below: &BTreeMap<ShardId, Option<Offset>>,
+        size: PageSize,
+    ) -> Result<Vec<Page>, Error> {
+        let pages: Vec<_> = below
+            .iter()
+            .map(|(shard, below)| ListPage {
+                shard: *shard,
+                states: query.states.clone(),
+                since: query.since.unwrap_or(Timestamp::EPOCH),
+                below: *below,
+                n_max: size.n_max,
+                bytes_max: size.bytes_max,
+            })
+            .collect();
+        let listed = self.shared.ports.store.list(&pages).await;
+        let listed = listed.map_err(|err| unreachable_port("the store", &err))?;
+        let pages = pages.iter().zip(listed);
+        let mut pages: Vec<_> = pages
+            .map(|(page, tasks)| Page::new(page.shard, tasks, size))
+            .collect();
+        // A row of a task that is in memory may be older than what is shown of it.
+        let live: Vec<_> = pages
+            .iter()
+            .flat_map(|page| &page.tasks)
+            .filter(|(_, task)| !task.state.name().is_terminal())
+            .map(|(id, _)| *id)
+            .collect();
+        let seen = self.see(live.clone()).await?;
+        let here: BTreeSet<_> = live
+            .into_iter()
+            .zip(seen)
+            .filter(|(_, seen)| matches!(seen, Seen::Here { .. }))
+            .map(|(id, _)| id)
+            .collect();
+        for page in &mut pages {
+            page.tasks.retain(|(id, _)| !here.contains(id));
+        }
+        Ok(pages)
+    }
+
+    async fn list_memory(
+        &self,
+        pipeline: &Pipeline,
+        query: &ListTasks,
+        below: &BTreeMap<ShardId, Option<Offset>>,
+        size: PageSize,
+    ) -> Result<Vec<Page>, Error> {
+        let in_memory = InMemory {
+            states: query.states.clone(),
+            below: below.clone(),
+            n_max: size.n_max,
+            bytes_max: size.bytes_max,
+        };
+        let call = Call::Count(pipeline.number, Some(in_memory));
+        let Answer::Counted(counts) = self.shared.driver.ask(call).await? else {
+            return Err(Error::Internal(
+                "the answer does not fit the call".to_owned(),
+            ));
+        };
+        let mut tasks: BTreeMap<ShardId, Vec<StoredTask>> = BTreeMap::new();
+        for (shard, task) in counts.tasks {
+            tasks.entry(shard).or_default().push(task);
+        }
+        let pages = tasks.into_iter();
+        Ok(pages
+            .map(|(shard, tasks)| Page::new(shard, tasks, size))
+            .collect())
+    }
+
+    async fn see(&self, ids: Vec<TaskId>) -> Result<Vec<Seen>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let n_parts = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        let answers = self.shared.driver.call(Call::See(ids), n_parts).await?;
+        let seen = answers.into_iter().map(|answer| match answer {
+            Answer::Seen(seen) => seen,
+            _ => Seen::Nowhere,
+        });
+        Ok(seen.collect())
+    }
+
+    async fn read_store(&self, pipeline: &Pipeline, id: TaskId) -> Result<Option<TaskView>, Error> {
+        let lookup = [Lookup::Task(id.shard, id.offset)];
+        let found = self.shared.ports.store.get(&lookup).await;
+        let found = found.map_err(|err| unreachable_port("the store", &err))?;
+        Ok(match found.into_iter().next().flatten() {
+            Some(Found::Task(task)) => Some(view_of(pipeline, id.shard, *task)),
+            _ => None,
+        })
+    }
+
+    async fn read_log(&self, pipeline: &Pipeline, id: TaskId) -> Result<Option<TaskView>, Error> {
+        let record = self.shared.ports.log.read_at(id.shard, id.offset).await;
+        let record = record.map_err(|err| unreachable_port("the log", &err))?;
+        let now = self.shared.ports.clock.now();
+        Ok(record.map(|record| view_of_record(pipeline, id, record, now)))
+    }
+}
+
+/// How much each shard lists.
+#[derive(Debug, Clone, Copy)]
+struct PageSize {
+    n_max: usize,
+    bytes_max: usize,
+}
+
+/// What one shard listed, from the store or from memory.
+#[derive(Debug)]
+struct Page {
+    tasks: Vec<(TaskId, StoredTask)>,
+    /// There may be more behind this place.
+    cut_at: Option<Place>,
+}
+
+/// Where a task stands in a list of all shards.
+type Place = (Timestamp, Offset, ShardId);
+
+fn place((id, task): &(TaskId, StoredTask)) -> Place {
+    (task.accepted_at, id.offset, id.shard)
+}
+
+impl Page {
+    fn new(shard: ShardId, tasks: Vec<StoredTask>, size: PageSize) -> Self {
+        let n_bytes: usize = tasks.iter().map(StoredTask::n_bytes).sum();
+        let is_cut = tasks.len() >= size.n_max || n_bytes >= size.bytes_max;
+        let with_id = |task: StoredTask| {
+            let offset = task.offset;
+            (TaskId { shard, offset }, task)
+        };
+        let tasks: Vec<_> = tasks.into_iter().map(with_id).collect();
+        let cut_at = tasks.last().filter(|_| is_cut).map(place);
+        Self { tasks, cut_at }
+    }
+}
+
+/// What pages show together.
+#[derive(Debug)]
+struct Merged {
+    tasks: Vec<(TaskId, StoredTask)>,
+    /// If there may be more: for the shards that were read, how far.
+    read_to: Option<Vec<(ShardId, Offset)>>,
+}
+
+/// Merges pages, newest first, as far as all of them are known.
+fn merge(pages: Vec<Page>, limit: usize) -> Merged {
+    let known_to = pages.iter().filter_map(|page| page.cut_at).max();
+    let mut tasks: Vec<_> = pages.into_iter().flat_map(|page| page.tasks).collect();
+    tasks.retain(|task| known_to.is_none_or(|known_to| place(task) >= known_to));
+    tasks.sort_by_key(|task| Reverse(place(task)));
+    let is_long = tasks.len() > limit;
+    tasks.truncate(limit);
+    if !is_long && known_to.is_none() {
+        return Merged {
+            tasks,
+            read_to: None,
+        };
+    }
+    let mut read_to: Vec<_> = tasks.iter().map(|(id, _)| (id.shard, id.offset)).collect();
+    if let Some((_, offset, shard)) = known_to.filter(|_| !is_long) {
+        read_to.push((shard, offset));
+    }
+    Merged {
+        tasks,
+        read_to: Some(read_to),
+    }
+}
+
+fn view_of(pipeline: &Pipeline, shard: ShardId, stored: StoredTask) -> TaskView {
+    let options = stored.task.options;
+    let state = stored.state.name();
+    let (mut due_at, mut ended_at, mut worker, mut result) = (None, None, None, None);
+    match stored.state {
+        StoredState::Parked { due_at: at, .. } => {
+            due_at = (state != StateName::Available).then_some(at);
+        }
+        StoredState::Running { worker: by, .. } => worker = Some(by),
+        StoredState::Ended {
+            ending,
+            ended_at: at,
+            ..
+        } => {
+            ended_at = Some(at);
+            if let Ending::Completed { result: value } = ending {
+                result = Some(value);
+            }
+        }
+    }
+    TaskView {
+        id: TaskId {
+            shard,
+            offset: stored.offset,
+        },
+        path: pipeline.path.clone(),
+        state,
+        attempt: stored.attempt,
+        max_attempts: pipeline.retry_policy(options.as_deref()).max_attempts,
+        data: stored.task.data,
+        options,
+        accepted_at: stored.accepted_at,
+        due_at,
+        started_at: stored.started_at,
+        ended_at,
+        worker,
+        progress: None,
+        errors: stored.errors,
+        result,
+        n_before: None,
+    }
+}
+
+/// A task that its shard has not read yet.
+fn view_of_record(pipeline: &Pipeline, id: TaskId, record: Record, now: Timestamp) -> TaskView {
+    let (data, options) = match record.body {
+        RecordBody::Task(task) => (task.data, task.options),
+        RecordBody::Malformed { head, .. } => (head, None),
+    };
+    let due_at = options
+        .as_ref()
+        .and_then(|options: &Arc<crate::TaskOptions>| options.run_at)
+        .filter(|at| *at > now);
+    TaskView {
+        id,
+        path: pipeline.path.clone(),
+        state: if due_at.is_some() {
+            StateName::Scheduled
+        } else {
+            StateName::Available
+        },
+        attempt: 0,
+        max_attempts: pipeline.retry_policy(options.as_deref()).max_attempts,
+        data,
+        options,
+        accepted_at: record.accepted_at,
+        due_at,
+        started_at: None,
+        ended_at: None,
+        worker: None,
+        progress: None,
+        errors: Vec::new(),
+        result: None,
+        n_before: None,
+    }
+}
+
+/// A page token holds for each partition the offset below which to read on.
+fn encode_token(below: &BTreeMap<ShardId, Option<Offset>>) -> String {
+    let bytes: Vec<u8> = below
+        .values()
+        .flat_map(|below| below.map_or(u64::MAX, |offset| offset.0).to_be_bytes())
+        .collect();
+    BASE32_NOPAD_NOCASE.encode(&bytes).to_ascii_lowercase()
+}
+
+fn decode_token(
+    token: &str,
+    pipeline: &Pipeline,
+) -> Result<BTreeMap<ShardId, Option<Offset>>, Invalid> {
+    let not_a_token = || Invalid::new("page_token", "is none; use the one of the page before");
+    let bytes = BASE32_NOPAD_NOCASE
+        .decode(token.as_bytes())
+        .map_err(|_| not_a_token())?;
+    let (offsets, rest) = bytes.as_chunks::<8>();
+    if !rest.is_empty() || offsets.len() != usize::from(pipeline.spec.n_partitions) {
+        return Err(not_a_token());
+    }
+    let below = |bytes: &[u8; 8]| match u64::from_be_bytes(*bytes) {
+        u64::MAX => None,
+        offset => Some(Offset(offset)),
+    };
+    Ok(shards_of(pipeline).zip(offsets.iter().map(below)).collect())
+}
