@@ -1,0 +1,86 @@
+//! Rows of the catalogue: what a pipeline's row holds as text and as a blob.
+
+use std::sync::Arc;
+
+use scheduler_core::{
+    ApplicationPath, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision, Step,
+    pipeline::command::CommandTemplate,
+    port::{BoxError, catalog::Application},
+};
+use serde::{Deserialize, Serialize};
+use sqlx::{Row, sqlite::SqliteRow};
+
+use crate::{codec::decode_options, key::time_of};
+
+/// A step as JSON, so that people can read it in the table.
+#[derive(Debug, Serialize, Deserialize)]
+struct StepRow {
+    executor: String,
+    commands: Vec<String>,
+}
+
+/// The steps of a pipeline as a JSON array.
+pub(super) fn encode_steps(steps: &[Step]) -> String {
+    let step = |step: &Step| StepRow {
+        executor: step.executor.as_str().to_owned(),
+        commands: step
+            .commands
+            .iter()
+            .map(|command| command.source().to_owned())
+            .collect(),
+    };
+    let rows: Vec<_> = steps.iter().map(step).collect();
+    serde_json::to_string(&rows).expect("texts and lists have a JSON form")
+}
+
+fn decode_steps(text: &str) -> Result<Arc<[Step]>, BoxError> {
+    let rows: Vec<StepRow> = serde_json::from_str(text)?;
+    let step = |row: StepRow| -> Result<Step, BoxError> {
+        let commands = row
+            .commands
+            .iter()
+            .map(|source| CommandTemplate::parse(source));
+        Ok(Step {
+            executor: row.executor.as_str().try_into()?,
+            commands: commands.collect::<Result<_, _>>()?,
+        })
+    };
+    rows.into_iter().map(step).collect()
+}
+
+fn damaged(err: impl Into<BoxError>) -> sqlx::Error {
+    sqlx::Error::Decode(err.into())
+}
+
+/// From `tenant, application, revision, created_at`.
+pub(super) fn application(row: &SqliteRow) -> Result<Application, sqlx::Error> {
+    let revision: i64 = row.try_get(2)?;
+    Ok(Application {
+        path: ApplicationPath {
+            tenant: row.try_get::<&str, _>(0)?.try_into().map_err(damaged)?,
+            application: row.try_get::<&str, _>(1)?.try_into().map_err(damaged)?,
+        },
+        revision: Revision(revision.cast_unsigned()),
+        created_at: time_of(row.try_get(3)?),
+    })
+}
+
+/// From `number, tenant, application, pipeline, revision, created_at, n_partitions, steps, defaults`.
+pub(super) fn pipeline(row: &SqliteRow) -> Result<Pipeline, sqlx::Error> {
+    let revision: i64 = row.try_get(4)?;
+    Ok(Pipeline {
+        number: PipelineNumber(row.try_get(0)?),
+        path: PipelinePath {
+            tenant: row.try_get::<&str, _>(1)?.try_into().map_err(damaged)?,
+            application: row.try_get::<&str, _>(2)?.try_into().map_err(damaged)?,
+            pipeline: row.try_get::<&str, _>(3)?.try_into().map_err(damaged)?,
+        },
+        revision: Revision(revision.cast_unsigned()),
+        spec: PipelineSpec {
+            steps: decode_steps(row.try_get(7)?).map_err(damaged)?,
+            defaults: decode_options(row.try_get(8)?).map_err(damaged)?,
+            n_partitions: row.try_get(6)?,
+        },
+        created_at: time_of(row.try_get(5)?),
+    })
+}

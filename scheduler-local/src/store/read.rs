@@ -1,0 +1,326 @@
+//! What the store reads from the database.
+
+use std::{cmp::Reverse, collections::HashMap};
+
+use futures::TryStreamExt as _;
+use scheduler_core::{
+    IdempotencyKey, ShardId,
+    port::{
+        FailureKind, PortError,
+        store::{
+            Claimed, DuePage, DueTasks, Found, KeyRow, ListPage, Lookup, StateName, StoredTask,
+            cut_page,
+        },
+    },
+    watermark::DoneChunk,
+};
+use sqlx::{Row, SqlitePool, pool::PoolConnection, sqlite::SqliteRow};
+
+use super::state_key;
+use crate::{
+    codec::decode_task,
+    error::{damaged, read_failed},
+    key::{offset_key, offset_of, shard_key, time_key, time_of},
+    writer::{ClaimedShard, json},
+};
+
+/// Tasks read by one statement of a page.
+const READ_TASKS_MAX: usize = 256;
+type Connection = PoolConnection<sqlx::Sqlite>;
+
+async fn connect(readers: &SqlitePool, operation: &'static str) -> Result<Connection, PortError> {
+    // An error of the pool itself is no damage: it is closed or has no connection left.
+    let unavailable = |err| PortError::new(operation, FailureKind::Unavailable).caused_by(err);
+    readers.acquire().await.map_err(unavailable)
+}
+
+fn task(operation: &'static str, row: &SqliteRow, column: usize) -> Result<StoredTask, PortError> {
+    let body: &[u8] = row.try_get(column).map_err(read_failed(operation))?;
+    decode_task(body).map_err(damaged(operation))
+}
+
+/// What new owners need beyond what the claim itself told.
+pub(super) async fn claimed(
+    readers: &SqlitePool,
+    shards: Vec<ClaimedShard>,
+) -> Result<Vec<Claimed>, PortError> {
+    const OPERATION: &str = "read claimed shards";
+    let failed = read_failed(OPERATION);
+    let db = &mut connect(readers, OPERATION).await?;
+    let keys: Vec<_> = shards.iter().map(|found| shard_key(found.shard)).collect();
+    let keys = json(&keys);
+    let mut done: HashMap<i64, Vec<DoneChunk>> = HashMap::new();
+    let sql = "SELECT shard, chunk, bits FROM done WHERE shard IN (SELECT value FROM json_each(?))";
+    for row in sqlx::query(sql)
+        .bind(&keys)
+        .fetch_all(&mut **db)
+        .await
+        .map_err(&failed)?
+    {
+        let chunk = chunk(&row).map_err(&failed)?;
+        done.entry(row.try_get(0).map_err(&failed)?)
+            .or_default()
+            .push(chunk);
+    }
+    let mut running: HashMap<i64, Vec<StoredTask>> = HashMap::new();
+    let sql = "SELECT shard, body FROM task INDEXED BY task_rare_state
+        WHERE rare_state = 2 AND shard IN (SELECT value FROM json_each(?))";
+    for row in sqlx::query(sql)
+        .bind(&keys)
+        .fetch_all(&mut **db)
+        .await
+        .map_err(&failed)?
+    {
+        let task = task(OPERATION, &row, 1)?;
+        running
+            .entry(row.try_get(0).map_err(&failed)?)
+            .or_default()
+            .push(task);
+    }
+    let mut due: HashMap<i64, i64> = HashMap::new();
+    let sql =
+        "SELECT value, (SELECT min(due_at) FROM task WHERE shard = value AND due_at IS NOT NULL)
+        FROM json_each(?)";
+    for row in sqlx::query(sql)
+        .bind(&keys)
+        .fetch_all(&mut **db)
+        .await
+        .map_err(&failed)?
+    {
+        if let Some(due_at) = row.try_get(1).map_err(&failed)? {
+            due.insert(row.try_get(0).map_err(&failed)?, due_at);
+        }
+    }
+    let claimed = |found: ClaimedShard| {
+        let key = shard_key(found.shard);
+        Claimed {
+            shard: found.shard,
+            epoch: found.epoch,
+            incarnation: found.incarnation,
+            watermark: found.watermark,
+            done: done.remove(&key).unwrap_or_default(),
+            seen_end: found.seen_end,
+            running: running.remove(&key).unwrap_or_default(),
+            next_due_at: due.get(&key).map(|due_at| time_of(*due_at)),
+            released: found.released,
+        }
+    };
+    Ok(shards.into_iter().map(claimed).collect())
+}
+
+fn chunk(row: &SqliteRow) -> Result<DoneChunk, sqlx::Error> {
+    let index: i64 = row.try_get(1)?;
+    let bits: &[u8] = row.try_get(2)?;
+    let mut words = [0; 16];
+    let (found, rest) = bits.as_chunks::<8>();
+    if found.len() != words.len() || !rest.is_empty() {
+        return Err(sqlx::Error::Decode("done bits of another length".into()));
+    }
+    for (word, bytes) in words.iter_mut().zip(found) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    Ok(DoneChunk {
+        index: index.cast_unsigned(),
+        words,
+    })
+}
+
+/// A page of parked tasks per shard.
+pub(super) async fn due(
+    readers: &SqlitePool,
+    pages: &[DuePage],
+) -> Result<Vec<DueTasks>, PortError> {
+    let db = &mut connect(readers, "read due tasks").await?;
+    let mut found = Vec::with_capacity(pages.len());
+    for page in pages {
+        found.push(due_page(db, page).await?);
+    }
+    Ok(found)
+}
+
+async fn due_page(db: &mut Connection, page: &DuePage) -> Result<DueTasks, PortError> {
+    const OPERATION: &str = "read due tasks";
+    let mut tasks: Vec<StoredTask> = Vec::new();
+    let mut n_bytes = 0;
+    let mut after = (time_key(page.after.0), offset_key(page.after.1));
+    let until = time_key(page.until);
+    let next = |at: i64| Some(time_of(at));
+    loop {
+        let n_max =
+            READ_TASKS_MAX.min((page.n_max - tasks.len().min(page.n_max)).saturating_add(1));
+        let rows = sqlx::query(
+            "SELECT due_at, \"offset\", CASE WHEN due_at <= ?4 THEN body END FROM task
+             WHERE shard = ?1 AND due_at IS NOT NULL AND (due_at, \"offset\") > (?2, ?3)
+             ORDER BY due_at, \"offset\" LIMIT ?5",
+        )
+        .bind(shard_key(page.shard))
+        .bind(after.0)
+        .bind(after.1)
+        .bind(until)
+        .bind(i64::try_from(n_max).unwrap_or(i64::MAX))
+        .fetch_all(&mut **db)
+        .await
+        .map_err(read_failed(OPERATION))?;
+        let n_rows = rows.len();
+        for row in rows {
+            let due_at: i64 = row.try_get(0).map_err(read_failed(OPERATION))?;
+            if due_at > until {
+                let next_due_at = next(due_at);
+                return Ok(DueTasks { tasks, next_due_at });
+            }
+            let task = task(OPERATION, &row, 2)?;
+            n_bytes += task.task.data.len();
+            let full = tasks.len() >= page.n_max || n_bytes > page.bytes_max;
+            if full && !tasks.is_empty() {
+                let next_due_at = next(due_at);
+                return Ok(DueTasks { tasks, next_due_at });
+            }
+            after = (due_at, offset_key(task.offset));
+            tasks.push(task);
+        }
+        if n_rows < n_max {
+            let next_due_at = None;
+            return Ok(DueTasks { tasks, next_due_at });
+        }
+    }
+}
+
+/// Tasks and keys, in the order asked. `now` tells what is past its time.
+pub(super) async fn get(
+    readers: &SqlitePool,
+    lookups: &[Lookup],
+    now: i64,
+) -> Result<Vec<Option<Found>>, PortError> {
+    const OPERATION: &str = "read tasks";
+    let db = &mut connect(readers, OPERATION).await?;
+    let wanted = lookups.iter().filter_map(|lookup| match lookup {
+        Lookup::Task(shard, offset) => Some([shard_key(*shard), offset_key(*offset)]),
+        Lookup::Key(..) => None,
+    });
+    let wanted: Vec<i64> = wanted.flatten().collect();
+    let mut tasks = HashMap::new();
+    if !wanted.is_empty() {
+        // One array of shard, offset, shard, offset, …: one statement whatever the number.
+        let rows = sqlx::query(
+            "SELECT task.shard, body FROM json_each(?1) AS s
+             JOIN json_each(?1) AS o ON o.key = s.key + 1
+             CROSS JOIN task ON task.shard = s.value AND task.\"offset\" = o.value
+             WHERE s.key % 2 = 0 AND (keep_until IS NULL OR keep_until > ?2)",
+        )
+        .bind(json(&wanted))
+        .bind(now)
+        .fetch_all(&mut **db)
+        .await
+        .map_err(read_failed(OPERATION))?;
+        for row in rows {
+            let shard: i64 = row.try_get(0).map_err(read_failed(OPERATION))?;
+            let task = task(OPERATION, &row, 1)?;
+            tasks.insert((shard, task.offset), task);
+        }
+    }
+    let mut found = Vec::with_capacity(lookups.len());
+    for lookup in lookups {
+        found.push(match lookup {
+            Lookup::Task(shard, offset) => tasks
+                .get(&(shard_key(*shard), *offset))
+                .map(|task| Found::Task(Box::new(task.clone()))),
+            Lookup::Key(shard, key) => get_key(db, *shard, key, now).await?.map(Found::Key),
+        });
+    }
+    Ok(found)
+}
+
+async fn get_key(
+    db: &mut Connection,
+    shard: ShardId,
+    key: &IdempotencyKey,
+    now: i64,
+) -> Result<Option<KeyRow>, PortError> {
+    let found: Option<(i64, i64, i64)> = sqlx::query_as(
+        "SELECT \"offset\", fingerprint, keep_until FROM idempotency_key
+         WHERE shard = ? AND key = ? AND keep_until > ?",
+    )
+    .bind(shard_key(shard))
+    .bind(key.as_str())
+    .bind(now)
+    .fetch_optional(&mut **db)
+    .await
+    .map_err(read_failed("read an idempotency key"))?;
+    Ok(found.map(|(offset, fingerprint, keep_until)| KeyRow {
+        key: key.clone(),
+        offset: offset_of(offset),
+        fingerprint: fingerprint.cast_unsigned(),
+        keep_until: time_of(keep_until),
+    }))
+}
+
+/// A page of stored tasks per shard, newest first.
+pub(super) async fn list(
+    readers: &SqlitePool,
+    pages: &[ListPage],
+    now: i64,
+) -> Result<Vec<Vec<StoredTask>>, PortError> {
+    let db = &mut connect(readers, "list tasks").await?;
+    let mut found = Vec::with_capacity(pages.len());
+    for page in pages {
+        let mut tasks = Vec::new();
+        // Each state is read in the order of its index; the pages of all of them together hold theirs.
+        for state in &page.states {
+            tasks.extend(list_state(db, page, Some(*state), now).await?);
+        }
+        if page.states.is_empty() {
+            tasks = list_state(db, page, None, now).await?;
+        }
+        tasks.sort_by_key(|task| Reverse(task.offset));
+        tasks.dedup_by_key(|task| task.offset);
+        cut_page(&mut tasks, page.n_max, page.bytes_max);
+        found.push(tasks);
+    }
+    Ok(found)
+}
+
+async fn list_state(
+    db: &mut Connection,
+    page: &ListPage,
+    state: Option<StateName>,
+    now: i64,
+) -> Result<Vec<StoredTask>, PortError> {
+    const OPERATION: &str = "list tasks";
+    let sql = match state {
+        None => {
+            "SELECT body FROM task WHERE shard = ?1 AND \"offset\" < ?2 AND accepted_at >= ?3
+                AND (keep_until IS NULL OR keep_until > ?4) ORDER BY \"offset\" DESC LIMIT ?5"
+        }
+        Some(StateName::Completed) => {
+            "SELECT body FROM task WHERE shard = ?1 AND \"offset\" < ?2 AND accepted_at >= ?3
+                AND (keep_until IS NULL OR keep_until > ?4) AND state = ?6
+                ORDER BY \"offset\" DESC LIMIT ?5"
+        }
+        Some(_) => {
+            "SELECT body FROM task INDEXED BY task_rare_state
+                WHERE shard = ?1 AND \"offset\" < ?2 AND accepted_at >= ?3
+                AND (keep_until IS NULL OR keep_until > ?4) AND rare_state = ?6
+                ORDER BY \"offset\" DESC LIMIT ?5"
+        }
+    };
+    let mut query = sqlx::query(sql)
+        .bind(shard_key(page.shard))
+        .bind(page.below.map_or(i64::MAX, offset_key))
+        .bind(time_key(page.since))
+        .bind(now)
+        .bind(i64::try_from(page.n_max).unwrap_or(i64::MAX));
+    if let Some(state) = state {
+        query = query.bind(state_key(state));
+    }
+    let mut rows = query.fetch(&mut **db);
+    let mut tasks = Vec::new();
+    let mut n_bytes = 0;
+    while (tasks.is_empty() || n_bytes < page.bytes_max)
+        && let Some(row) = rows.try_next().await.map_err(read_failed(OPERATION))?
+    {
+        let task = task(OPERATION, &row, 0)?;
+        n_bytes += task.n_bytes();
+        tasks.push(task);
+    }
+    Ok(tasks)
+}
