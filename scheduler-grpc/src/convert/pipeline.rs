@@ -1,0 +1,128 @@
+//! Applications and pipelines.
+
+use scheduler_core::{
+    ApplicationPath, Error, Invalid, Pipeline, PipelineNumber, PipelinePath, PipelineSpec,
+    Revision, Step, TaskOptions, TenantName, pipeline::command::CommandTemplate,
+    port::catalog::Application,
+};
+
+use super::{missing, timestamp, timestamp_of};
+use crate::pb;
+
+impl From<&Step> for pb::Step {
+    fn from(step: &Step) -> Self {
+        Self {
+            executor: step.executor.to_string(),
+            commands: step.commands.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::Step> for Step {
+    type Error = Invalid;
+
+    fn try_from(step: pb::Step) -> Result<Self, Invalid> {
+        let commands = step.commands.iter().enumerate().map(|(i, command)| {
+            CommandTemplate::parse(command)
+                .map_err(|fault| Invalid::new(format!("commands[{i}]"), fault.rule))
+        });
+        Ok(Self {
+            executor: step.executor.as_str().try_into()?,
+            commands: commands.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<&PipelineSpec> for pb::PipelineSpec {
+    fn from(spec: &PipelineSpec) -> Self {
+        Self {
+            steps: spec.steps.iter().map(Into::into).collect(),
+            options: (!spec.defaults.is_empty()).then(|| (&spec.defaults).into()),
+            partitions: spec.n_partitions.into(),
+        }
+    }
+}
+
+impl TryFrom<pb::PipelineSpec> for PipelineSpec {
+    type Error = Invalid;
+
+    fn try_from(spec: pb::PipelineSpec) -> Result<Self, Invalid> {
+        let steps = spec.steps.into_iter().enumerate().map(|(i, step)| {
+            Step::try_from(step).map_err(|fault| fault.within(&format!("steps[{i}]")))
+        });
+        let options = spec.options.unwrap_or_default();
+        let spec = Self {
+            steps: steps.collect::<Result<_, _>>()?,
+            defaults: TaskOptions::try_from(options).map_err(|fault| fault.within("options"))?,
+            n_partitions: match spec.partitions {
+                0 => 1,
+                n => u16::try_from(n).unwrap_or(u16::MAX),
+            },
+        };
+        spec.validate()?;
+        Ok(spec)
+    }
+}
+
+impl From<&Pipeline> for pb::Pipeline {
+    fn from(pipeline: &Pipeline) -> Self {
+        Self {
+            application: pipeline.path.application.to_string(),
+            pipeline: pipeline.path.pipeline.to_string(),
+            number: pipeline.number.0,
+            revision: pipeline.revision.0,
+            spec: Some((&pipeline.spec).into()),
+            created_at: Some(timestamp(pipeline.created_at)),
+        }
+    }
+}
+
+/// Reads a pipeline of a tenant.
+///
+/// # Errors
+/// [`Error::Malformed`] or [`Error::Invalid`] if the other side speaks another version.
+pub fn pipeline(tenant: &TenantName, pipeline: pb::Pipeline) -> Result<Pipeline, Error> {
+    let created_at = pipeline.created_at.ok_or_else(|| missing("created_at"))?;
+    Ok(Pipeline {
+        number: PipelineNumber(pipeline.number),
+        path: PipelinePath {
+            tenant: tenant.clone(),
+            application: pipeline.application.as_str().try_into()?,
+            pipeline: pipeline.pipeline.as_str().try_into()?,
+        },
+        revision: Revision(pipeline.revision),
+        spec: pipeline.spec.ok_or_else(|| missing("spec"))?.try_into()?,
+        created_at: timestamp_of("created_at", created_at)?,
+    })
+}
+
+impl From<Application> for pb::Application {
+    fn from(application: Application) -> Self {
+        Self {
+            application: application.path.application.to_string(),
+            revision: application.revision.0,
+            created_at: Some(timestamp(application.created_at)),
+        }
+    }
+}
+
+/// Reads an application of a tenant.
+///
+/// # Errors
+/// [`Error::Malformed`] or [`Error::Invalid`] if the other side speaks another version.
+pub fn application(
+    tenant: &TenantName,
+    application: pb::Application,
+) -> Result<Application, Error> {
+    let created_at = application
+        .created_at
+        .ok_or_else(|| missing("created_at"))?;
+    Ok(Application {
+        path: ApplicationPath {
+            tenant: tenant.clone(),
+            application: application.application.as_str().try_into()?,
+        },
+        revision: Revision(application.revision),
+        created_at: timestamp_of("created_at", created_at)?,
+    })
+}

@@ -1,0 +1,269 @@
+//! What goes over the wire comes back as it was.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use proptest::prelude::*;
+use scheduler_core::{
+    Error, Failure, Heartbeat, Held, LeaseLost, LeaseToken, Leased, LeasedTask, Offset, Outcome,
+    Partition, Pipeline, PipelineNumber, PipelineSpec, Poll, Report, Retention, Revision, ShardId,
+    StateName, Step, Submit, TaskId, TaskOptions, TaskView, Timestamp,
+    pipeline::command::CommandTemplate,
+    task::{
+        AttemptError,
+        retry::{Jitter, RetryPolicy},
+    },
+};
+
+use super::*;
+use crate::pb;
+
+fn id(offset: u64) -> TaskId {
+    let shard = ShardId {
+        pipeline: PipelineNumber(7),
+        partition: Partition(3),
+    };
+    TaskId {
+        shard,
+        offset: Offset(offset),
+    }
+}
+
+fn options() -> TaskOptions {
+    TaskOptions {
+        run_at: Some(Timestamp::from_millis(1_700_000_000_123)),
+        idempotency_key: Some("key-1".try_into().unwrap()),
+        timeout: Some(Duration::from_millis(1_500)),
+        heartbeat_timeout: Some(Duration::from_secs(5)),
+        retry: Some(RetryPolicy {
+            max_attempts: 3,
+            initial: Duration::from_millis(20),
+            factor: 1.5,
+            max: Duration::from_secs(9),
+            jitter: Jitter::None,
+        }),
+        non_retryable: Some(vec!["bad_input".try_into().unwrap()]),
+        retention: Some(Retention::Failures(Duration::from_secs(60))),
+        metadata: BTreeMap::from([("trace".to_owned(), "é".to_owned())]),
+    }
+}
+
+fn failure() -> Failure {
+    Failure {
+        code: "exit_code".try_into().unwrap(),
+        message: "it failed".into(),
+        retryable: false,
+        detail: "[1]".into(),
+    }
+}
+
+fn leased_task() -> LeasedTask {
+    LeasedTask {
+        id: id(1),
+        token: LeaseToken::from_u64(u64::MAX),
+        attempt: 2,
+        max_attempts: 10,
+        data: r#"{"url":"x"}"#.into(),
+        options: Some(Arc::new(options())),
+        traceparent: Some("00-1-2-01".into()),
+        lease: Duration::from_secs(30),
+        timeout: None,
+        heartbeat_timeout: Some(Duration::from_secs(1)),
+        revision: Revision(4),
+    }
+}
+
+#[test]
+fn a_submit_comes_back_as_it_was() {
+    let submit = Submit {
+        data: r#"{"a":1}"#.into(),
+        options: options(),
+        delay: Some(Duration::from_secs(3)),
+        traceparent: Some("00-a-b-01".into()),
+    };
+    assert_eq!(
+        Submit::try_from(pb::NewTask::from(submit.clone())),
+        Ok(submit)
+    );
+    let plain = Submit::new("{}");
+    assert_eq!(
+        Submit::try_from(pb::NewTask::from(plain.clone())),
+        Ok(plain)
+    );
+}
+
+#[test]
+fn a_poll_and_its_answer_come_back_as_they_were() {
+    let path = scheduler_core::path("default", "shop", "mail").unwrap();
+    let held = Held {
+        id: id(9),
+        token: LeaseToken::from_u64(5),
+    };
+    let poll = Poll {
+        held: vec![held],
+        ..Poll::new("worker-1".try_into().unwrap(), 3)
+    };
+    let wire = pb::PollRequest::from((&path, poll.clone()));
+    assert_eq!(wire.pipeline, "mail");
+    assert_eq!(Poll::try_from(wire), Ok(poll));
+
+    let answer = Leased {
+        tasks: vec![leased_task()],
+        lost: vec![(held, LeaseLost::TimedOut)],
+    };
+    assert_eq!(leased(answer.clone().into()), Ok(answer));
+}
+
+#[test]
+fn every_outcome_comes_back_as_it_was() {
+    for outcome in [
+        Outcome::Completed {
+            result: "null".into(),
+        },
+        Outcome::Failed(failure()),
+        Outcome::Interrupted,
+        Outcome::Snoozed(Duration::from_secs(7)),
+    ] {
+        let report = Report {
+            id: id(1),
+            token: LeaseToken::from_u64(2),
+            outcome,
+        };
+        assert_eq!(
+            Report::try_from(pb::TaskReport::from(report.clone())),
+            Ok(report)
+        );
+    }
+}
+
+#[test]
+fn heartbeats_and_their_answers_come_back_as_they_were() {
+    let heartbeat = Heartbeat {
+        id: id(1),
+        token: LeaseToken::from_u64(2),
+        from_handler: true,
+        progress: Some("0.5".into()),
+    };
+    let wire = pb::TaskHeartbeat::from(heartbeat.clone());
+    assert_eq!(Heartbeat::try_from(wire), Ok(heartbeat));
+
+    let results = vec![
+        Ok(Duration::from_secs(30)),
+        Err(Error::LeaseLost(LeaseLost::Cancelled)),
+        Err(Error::not_found("task", "x")),
+    ];
+    let wire = pb::HeartbeatResponse {
+        results: results.iter().cloned().map(Into::into).collect(),
+    };
+    assert_eq!(heartbeat_results(wire), results);
+}
+
+#[test]
+fn a_task_comes_back_as_it_was() {
+    let path = scheduler_core::path("acme", "shop", "mail").unwrap();
+    for state in StateName::ALL {
+        let task = TaskView {
+            id: id(1),
+            path: path.clone(),
+            state,
+            attempt: 1,
+            max_attempts: 10,
+            data: "{}".into(),
+            options: None,
+            accepted_at: Timestamp::from_millis(1),
+            due_at: Some(Timestamp::from_millis(2)),
+            started_at: None,
+            ended_at: Some(Timestamp::from_millis(1_999)),
+            worker: Some("w".try_into().unwrap()),
+            progress: Some("1".into()),
+            errors: vec![AttemptError {
+                attempt: 1,
+                token: LeaseToken::from_u64(8),
+                worker: "w".try_into().unwrap(),
+                at: Timestamp::from_millis(5),
+                failure: failure(),
+            }],
+            result: Some("{}".into()),
+            n_before: Some(0),
+        };
+        assert_eq!(task_view(&path.tenant, task.clone().into()), Ok(task));
+    }
+}
+
+#[test]
+fn a_pipeline_comes_back_as_it_was() {
+    let step = Step {
+        executor: "wget".try_into().unwrap(),
+        commands: vec![CommandTemplate::parse("wget -O /mnt/pipe/a {{url}}").unwrap()],
+    };
+    let defaults = TaskOptions {
+        run_at: None,
+        idempotency_key: None,
+        ..options()
+    };
+    let pipeline_of = Pipeline {
+        number: PipelineNumber(4),
+        path: scheduler_core::path("acme", "shop", "ocr").unwrap(),
+        revision: Revision(2),
+        spec: PipelineSpec {
+            steps: [step].into(),
+            defaults,
+            n_partitions: 8,
+        },
+        created_at: Timestamp::from_millis(77),
+    };
+    assert_eq!(
+        pipeline(&pipeline_of.path.tenant, (&pipeline_of).into()),
+        Ok(pipeline_of)
+    );
+}
+
+#[test]
+fn a_fault_names_the_field_as_users_spell_it() {
+    let retry = pb::RetryPolicy {
+        max_attempts: Some(0),
+        ..Default::default()
+    };
+    let options = pb::TaskOptions {
+        retry: Some(retry),
+        ..Default::default()
+    };
+    let task = pb::NewTask {
+        options: Some(options),
+        ..Default::default()
+    };
+    let fault = Submit::try_from(task).unwrap_err();
+    assert_eq!(fault.field, "options.retry.max_attempts");
+
+    let commands = vec!["ok".to_owned(), "sh -c 'echo {{x}}'".to_owned()];
+    let step = pb::Step {
+        executor: "sh".into(),
+        commands,
+    };
+    let spec = pb::PipelineSpec {
+        steps: vec![step],
+        ..Default::default()
+    };
+    assert_eq!(
+        PipelineSpec::try_from(spec).unwrap_err().field,
+        "steps[0].commands[1]"
+    );
+}
+
+#[test]
+fn a_negative_duration_is_refused() {
+    let wire = prost_types::Duration {
+        seconds: -1,
+        nanos: 0,
+    };
+    assert_eq!(duration_of("timeout", wire).unwrap_err().field, "timeout");
+}
+
+proptest! {
+    #[test]
+    fn whole_milliseconds_come_back_as_they_were(millis in 0u64..(1 << 50)) {
+        let span = Duration::from_millis(millis);
+        prop_assert_eq!(duration_of("x", duration(span)), Ok(span));
+        let at = Timestamp::from_millis(millis);
+        prop_assert_eq!(timestamp_of("x", timestamp(at)), Ok(at));
+    }
+}

@@ -1,0 +1,94 @@
+//! `PipelineService` over the scheduler.
+
+use std::sync::Arc;
+
+use scheduler_core::{Error, PipelineSpec, Revision};
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use crate::{
+    pb::{self, pipeline_service_server::PipelineService},
+    status::to_status,
+};
+
+/// Answers `PipelineService`.
+#[derive(Debug, Clone)]
+pub(super) struct PipelineServer(pub(super) Arc<Shared>);
+
+fn spec_of(spec: Option<pb::PipelineSpec>) -> Result<PipelineSpec, Status> {
+    PipelineSpec::try_from(spec.unwrap_or_default()).map_err(|fault| to_status(&fault.into()))
+}
+
+#[tonic::async_trait]
+impl PipelineService for PipelineServer {
+    async fn create(
+        &self,
+        request: Request<pb::CreatePipelineRequest>,
+    ) -> Result<Response<pb::Pipeline>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let spec = spec_of(request.spec)?;
+        let created = self.0.scheduler.create_pipeline(&path, spec).await;
+        let created = created.map_err(|err| to_status(&err))?;
+        Ok(Response::new((&*created).into()))
+    }
+
+    async fn get(
+        &self,
+        request: Request<pb::GetPipelineRequest>,
+    ) -> Result<Response<pb::Pipeline>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let found = self.0.scheduler.pipeline(&path).await;
+        let found = found.map_err(|err| to_status(&err))?;
+        Ok(Response::new((&*found).into()))
+    }
+
+    async fn list(
+        &self,
+        request: Request<pb::ListPipelinesRequest>,
+    ) -> Result<Response<pb::ListPipelinesResponse>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let path = self.0.access.application(&headers, &request.application)?;
+        let found = self.0.scheduler.pipelines(&path).await;
+        let found = found.map_err(|err| to_status(&err))?;
+        let pipelines = found.iter().map(|pipeline| (&**pipeline).into()).collect();
+        Ok(Response::new(pb::ListPipelinesResponse { pipelines }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<pb::UpdatePipelineRequest>,
+    ) -> Result<Response<pb::Pipeline>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        // Revisions start at 1, so 0 is an absent one.
+        if request.revision == 0 {
+            return Err(to_status(&Error::RevisionRequired));
+        }
+        let spec = spec_of(request.spec)?;
+        let expected = Revision(request.revision);
+        let updated = self
+            .0
+            .scheduler
+            .update_pipeline(&path, expected, spec)
+            .await;
+        let updated = updated.map_err(|err| to_status(&err))?;
+        Ok(Response::new((&*updated).into()))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<pb::DeletePipelineRequest>,
+    ) -> Result<Response<()>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let deleted = self.0.scheduler.delete_pipeline(&path).await;
+        deleted.map_err(|err| to_status(&err))?;
+        Ok(Response::new(()))
+    }
+}
