@@ -1,0 +1,48 @@
+//! How a worker talks to the scheduler: the trio of calls, over gRPC or (in tests) over nothing.
+
+use std::{future::Future, time::Duration};
+
+use scheduler_core::{Error, Heartbeat, Leased, PipelinePath, Poll, Report};
+use scheduler_grpc::client::Client;
+
+/// The worker's three calls. Dropping a future gives the call up.
+pub(crate) trait Transport: Send + Sync + 'static {
+    /// Leases tasks.
+    fn poll(&self, poll: Poll) -> impl Future<Output = Result<Leased, Error>> + Send;
+
+    /// Reports outcomes; one answer each, in order.
+    fn report(
+        &self,
+        reports: Vec<Report>,
+    ) -> impl Future<Output = Result<Vec<Result<(), Error>>, Error>> + Send;
+
+    /// Renews leases; one answer each, in order.
+    fn heartbeat(
+        &self,
+        heartbeats: Vec<Heartbeat>,
+    ) -> impl Future<Output = Result<Vec<Result<Duration, Error>>, Error>> + Send;
+}
+
+/// The calls over gRPC.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) client: Client,
+    pub(crate) path: PipelinePath,
+}
+
+impl Transport for Wire {
+    async fn poll(&self, poll: Poll) -> Result<Leased, Error> {
+        self.client.lease(&self.path, poll).await
+    }
+
+    async fn report(&self, reports: Vec<Report>) -> Result<Vec<Result<(), Error>>, Error> {
+        self.client.report_batch(reports).await
+    }
+
+    async fn heartbeat(
+        &self,
+        heartbeats: Vec<Heartbeat>,
+    ) -> Result<Vec<Result<Duration, Error>>, Error> {
+        self.client.heartbeat(heartbeats).await
+    }
+}
