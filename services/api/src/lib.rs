@@ -1,0 +1,110 @@
+//! The public HTTP API: a skin over [`Scheduler`] that holds no rule of the domain.
+//!
+//! Every error is `application/problem+json` (RFC 9457) from the scheduler's one error enum. Bodies,
+//! headers, nesting, connections and slow clients are limited; see [`Limits`].
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use scheduler_core::{Config, Scheduler, memory};
+//! use workload_api::{Api, Limits};
+//!
+//! let scheduler = Scheduler::start(Config::default(), memory::ports()).await?;
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! println!("http://{}/api/applications", listener.local_addr()?);
+//! let api = Api::new(scheduler, "default".try_into()?);
+//! api.serve(listener, Limits::default(), async { /* until shutdown */ }).await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod application;
+mod chart;
+mod guard;
+mod input;
+mod options;
+mod pipeline;
+mod probe;
+mod problem;
+mod server;
+mod task;
+mod time;
+mod view;
+
+use std::sync::Arc;
+
+use axum::{Router, middleware, routing::get};
+use scheduler_core::{Scheduler, TenantName};
+
+pub use self::{
+    chart::{ChartError, Charts, parse_pipeline_json},
+    server::Limits,
+};
+
+/// The HTTP API of one scheduler.
+#[derive(Debug, Clone)]
+pub struct Api {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    scheduler: Scheduler,
+    tenant: TenantName,
+    charts: Option<Arc<dyn Charts>>,
+}
+
+impl Api {
+    /// An open API: every caller is `tenant`. Serve it on loopback only.
+    #[must_use]
+    pub fn new(scheduler: Scheduler, tenant: TenantName) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                scheduler,
+                tenant,
+                charts: None,
+            }),
+        }
+    }
+
+    /// The same API, which can also create pipelines from charts.
+    #[must_use]
+    pub fn with_charts(self, charts: Arc<dyn Charts>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                scheduler: self.shared.scheduler.clone(),
+                tenant: self.shared.tenant.clone(),
+                charts: Some(charts),
+            }),
+        }
+    }
+
+    /// All routes, guarded; [`serve`](Self::serve) adds the limits of connections.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/healthz", get(probe::healthz))
+            .route("/readyz", get(probe::readyz))
+            .nest(
+                "/api",
+                application::routes()
+                    .merge(pipeline::routes())
+                    .merge(task::routes()),
+            )
+            .fallback(problem::no_such_path)
+            .method_not_allowed_fallback(problem::method_not_allowed)
+            .layer(middleware::from_fn(guard::refuse_foreign))
+            .with_state(self.clone())
+    }
+
+    fn scheduler(&self) -> &Scheduler {
+        &self.shared.scheduler
+    }
+
+    fn tenant(&self) -> &TenantName {
+        &self.shared.tenant
+    }
+
+    fn charts(&self) -> Option<&Arc<dyn Charts>> {
+        self.shared.charts.as_ref()
+    }
+}

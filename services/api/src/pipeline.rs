@@ -1,0 +1,215 @@
+//! Routes of pipelines.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderName, StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use scheduler_core::{Error, Invalid, Pipeline, PipelinePath, PipelineSpec, Revision, Step};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Api,
+    application::path_of,
+    chart::{StepIn, read_steps},
+    input::{DESCRIPTION_BYTES_MAX, read_json},
+    options::OptionsJson,
+    problem::Problem,
+    task,
+    view::PipelineJson,
+};
+
+pub(crate) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/applications/{app}/pipelines", get(list).post(create))
+        .route(
+            "/applications/{app}/pipelines/{pipeline}",
+            get(read).put(update).delete(remove).post(task::submit),
+        )
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    name: String,
+    chart: Option<String>,
+    pipeline: Option<Vec<StepIn>>,
+    #[serde(default)]
+    options: OptionsIn,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Update {
+    pipeline: Vec<StepIn>,
+    #[serde(default)]
+    options: OptionsIn,
+}
+
+/// A pipeline's options: how many partitions, and what its tasks start from.
+#[derive(Debug, Default, Deserialize)]
+struct OptionsIn {
+    partitions: Option<u16>,
+    #[serde(flatten)]
+    defaults: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Debug, Serialize)]
+struct ListJson {
+    pipelines: Vec<PipelineJson>,
+}
+
+/// Partitions of a pipeline that asks for no number.
+const PARTITIONS: u16 = 4;
+
+impl OptionsIn {
+    fn read(self, steps: Arc<[Step]>) -> Result<PipelineSpec, Problem> {
+        // `flatten` and `deny_unknown_fields` do not go together, so the rest is read on its own.
+        let defaults: OptionsJson = serde_json::from_value(self.defaults.into())
+            .map_err(|err| Problem::malformed(format!("options: {err}")))?;
+        let (defaults, delay) = defaults
+            .read()
+            .map_err(|fault| Error::from(fault.within("options")))?;
+        if delay.is_some() {
+            let rule = "is for single tasks; a pipeline cannot have it as a default";
+            return Err(Error::from(Invalid::new("options.delay", rule)).into());
+        }
+        Ok(PipelineSpec {
+            steps,
+            defaults,
+            n_partitions: self.partitions.unwrap_or(PARTITIONS),
+        })
+    }
+}
+
+/// The caller's pipeline of that name.
+pub(crate) fn pipeline_path(api: &Api, app: &str, pipeline: &str) -> Result<PipelinePath, Problem> {
+    let application = path_of(api, app)?;
+    let pipeline = pipeline
+        .try_into()
+        .map_err(|fault: Invalid| Error::from(fault))?;
+    Ok(PipelinePath {
+        tenant: application.tenant,
+        application: application.application,
+        pipeline,
+    })
+}
+
+async fn create(
+    State(api): State<Api>,
+    Path(app): Path<String>,
+    body: Body,
+) -> Result<impl IntoResponse, Problem> {
+    let create: Create = read_json(body, "the body", DESCRIPTION_BYTES_MAX).await?;
+    let path = pipeline_path(&api, &app, &create.name)?;
+    let steps = match (create.chart, create.pipeline) {
+        (None, Some(steps)) => read_steps(&steps).map_err(Error::from)?,
+        (Some(chart), None) => steps_of_chart(&api, &chart).await?,
+        (None, None) | (Some(_), Some(_)) => {
+            return Err(Problem::malformed(
+                "give either chart or pipeline (a list of steps)",
+            ));
+        }
+    };
+    let spec = create.options.read(steps)?;
+    let created = api.scheduler().create_pipeline(&path, spec).await?;
+    let location = format!("/api/applications/{app}/pipelines/{}", path.pipeline);
+    Ok((
+        StatusCode::ACCEPTED,
+        [(header::LOCATION, location)],
+        shown(&api, &created),
+    ))
+}
+
+async fn steps_of_chart(api: &Api, chart: &str) -> Result<Arc<[Step]>, Problem> {
+    let invalid = |rule: String| Error::from(Invalid::new("chart", rule));
+    let Some(charts) = api.charts() else {
+        let rule = "cannot be deployed by this server; give the steps as pipeline instead";
+        return Err(invalid(rule.to_owned()).into());
+    };
+    let steps = charts.steps(chart).await;
+    Ok(steps.map_err(|err| invalid(format!("gives no pipeline: {err}")))?)
+}
+
+async fn list(
+    State(api): State<Api>,
+    Path(app): Path<String>,
+) -> Result<impl IntoResponse, Problem> {
+    let pipelines = api.scheduler().pipelines(&path_of(&api, &app)?).await?;
+    let lease = api.scheduler().config().lease;
+    let pipelines = pipelines
+        .iter()
+        .map(|pipeline| PipelineJson::of(pipeline, lease));
+    Ok(Json(ListJson {
+        pipelines: pipelines.collect(),
+    }))
+}
+
+async fn read(
+    State(api): State<Api>,
+    Path((app, pipeline)): Path<(String, String)>,
+) -> Result<impl IntoResponse, Problem> {
+    let path = pipeline_path(&api, &app, &pipeline)?;
+    let pipeline = api.scheduler().pipeline(&path).await?;
+    Ok(shown(&api, &pipeline))
+}
+
+async fn update(
+    State(api): State<Api>,
+    Path((app, pipeline)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<impl IntoResponse, Problem> {
+    let path = pipeline_path(&api, &app, &pipeline)?;
+    let expected = revision_in(&headers)?;
+    let mut update: Update = read_json(body, "the body", DESCRIPTION_BYTES_MAX).await?;
+    if update.options.partitions.is_none() {
+        let current = api.scheduler().pipeline(&path).await?;
+        update.options.partitions = Some(current.spec.n_partitions);
+    }
+    let steps = read_steps(&update.pipeline).map_err(Error::from)?;
+    let spec = update.options.read(steps)?;
+    let updated = api
+        .scheduler()
+        .update_pipeline(&path, expected, spec)
+        .await?;
+    Ok(shown(&api, &updated))
+}
+
+async fn remove(
+    State(api): State<Api>,
+    Path((app, pipeline)): Path<(String, String)>,
+) -> Result<impl IntoResponse, Problem> {
+    let path = pipeline_path(&api, &app, &pipeline)?;
+    api.scheduler().delete_pipeline(&path).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A pipeline with its revision as its entity tag.
+fn shown(api: &Api, pipeline: &Pipeline) -> ([(HeaderName, String); 1], Json<PipelineJson>) {
+    let tag = format!("\"{}\"", pipeline.revision.0);
+    let lease = api.scheduler().config().lease;
+    (
+        [(header::ETAG, tag)],
+        Json(PipelineJson::of(pipeline, lease)),
+    )
+}
+
+fn revision_in(headers: &HeaderMap) -> Result<Revision, Problem> {
+    let Some(tag) = headers.get(header::IF_MATCH) else {
+        return Err(Error::RevisionRequired.into());
+    };
+    let number = tag
+        .to_str()
+        .ok()
+        .and_then(|tag| tag.trim_matches('"').parse().ok());
+    let revision = number.map(Revision);
+    revision.ok_or_else(|| {
+        Problem::malformed("If-Match must be the ETag of the pipeline, such as \"3\"")
+    })
+}

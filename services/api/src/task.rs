@@ -1,0 +1,279 @@
+//! Routes of tasks.
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use scheduler_core::{Error, Invalid, ListTasks, PipelinePath, StateName, Submit, TaskId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    Api,
+    input::{WRAPPING_BYTES_MAX, read_body, read_id, read_json, read_query},
+    options::OptionsJson,
+    pipeline::pipeline_path,
+    problem::Problem,
+    time::{parse_duration, parse_timestamp},
+    view::TaskJson,
+};
+
+pub(crate) fn routes() -> Router<Api> {
+    Router::new()
+        .route(
+            "/applications/{app}/pipelines/{pipeline}/tasks",
+            get(list).post(submit_wrapped),
+        )
+        .route("/applications/{app}/tasks/{id}", get(read))
+        .route("/applications/{app}/tasks/{id}/cancel", post(cancel))
+}
+
+/// The longest `wait`.
+const WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// The query of a submit whose body is the task's data.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SubmitQuery {
+    wait: Option<String>,
+    delay: Option<String>,
+    run_at: Option<String>,
+    idempotency_key: Option<String>,
+    timeout: Option<String>,
+    heartbeat_timeout: Option<String>,
+    retention: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WaitQuery {
+    wait: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ListQuery {
+    state: Option<String>,
+    since: Option<String>,
+    limit: Option<usize>,
+    page_token: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wrapped {
+    data: Box<RawValue>,
+    #[serde(default)]
+    options: OptionsJson,
+}
+
+#[derive(Debug, Serialize)]
+struct SubmittedJson {
+    id: String,
+    state: &'static str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    repeated: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ListJson {
+    tasks: Vec<TaskJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_page_token: Option<String>,
+    backlog: u64,
+}
+
+/// Submits the body as a task's data.
+pub(crate) async fn submit(
+    State(api): State<Api>,
+    Path((app, pipeline)): Path<(String, String)>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let path = pipeline_path(&api, &app, &pipeline)?;
+    let query: SubmitQuery = read_query(&uri)?;
+    let data = read_body(
+        body,
+        "the task's data",
+        api.scheduler().config().payload_bytes_max,
+    )
+    .await?;
+    let options = OptionsJson {
+        delay: query.delay,
+        run_at: query.run_at,
+        idempotency_key: query.idempotency_key,
+        timeout: query.timeout,
+        heartbeat_timeout: query.heartbeat_timeout,
+        retention: query.retention,
+        ..OptionsJson::default()
+    };
+    finish_submit(&api, &path, data, options, &headers, query.wait.as_deref()).await
+}
+
+/// Submits `{data, options}`.
+async fn submit_wrapped(
+    State(api): State<Api>,
+    Path((app, pipeline)): Path<(String, String)>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let path = pipeline_path(&api, &app, &pipeline)?;
+    let query: WaitQuery = read_query(&uri)?;
+    let max = api.scheduler().config().payload_bytes_max + WRAPPING_BYTES_MAX;
+    let wrapped: Wrapped = read_json(body, "the body", max).await?;
+    let data = Bytes::from(wrapped.data.get().to_owned());
+    finish_submit(
+        &api,
+        &path,
+        data,
+        wrapped.options,
+        &headers,
+        query.wait.as_deref(),
+    )
+    .await
+}
+
+async fn finish_submit(
+    api: &Api,
+    path: &PipelinePath,
+    data: Bytes,
+    mut options: OptionsJson,
+    headers: &HeaderMap,
+    wait: Option<&str>,
+) -> Result<Response, Problem> {
+    let wait = wait.map(read_wait).transpose()?;
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    if let Some(key) = text("idempotency-key") {
+        options.idempotency_key = Some(key);
+    }
+    let (options, delay) = options.read().map_err(Error::from)?;
+    let submit = Submit {
+        data,
+        options,
+        delay,
+        traceparent: text("traceparent")
+            .filter(|text| text.len() <= 128)
+            .map(Into::into),
+    };
+    let submitted = api.scheduler().submit(path, submit).await?;
+    let location = format!(
+        "/api/applications/{}/tasks/{}",
+        path.application, submitted.id
+    );
+    let location = [(header::LOCATION, location)];
+    if let Some(wait) = wait {
+        // It is accepted, so a caller must get its id even if the wait fails.
+        match api.scheduler().wait(api.tenant(), submitted.id, wait).await {
+            Ok(task) if task.state.is_terminal() => {
+                return Ok((StatusCode::OK, location, Json(TaskJson::from(task))).into_response());
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    let body = SubmittedJson {
+        id: submitted.id.to_string(),
+        state: submitted.state.as_str(),
+        repeated: submitted.repeated,
+    };
+    Ok((StatusCode::ACCEPTED, location, Json(body)).into_response())
+}
+
+fn read_wait(text: &str) -> Result<std::time::Duration, Problem> {
+    let wait = parse_duration("wait", text).map_err(Error::from)?;
+    if wait > WAIT_MAX {
+        return Err(Error::from(Invalid::new("wait", "must be at most 5m")).into());
+    }
+    Ok(wait)
+}
+
+async fn list(
+    State(api): State<Api>,
+    Path((app, pipeline)): Path<(String, String)>,
+    uri: Uri,
+) -> Result<impl IntoResponse, Problem> {
+    let path = pipeline_path(&api, &app, &pipeline)?;
+    let query: ListQuery = read_query(&uri)?;
+    let states = query.state.as_deref().map_or(Ok(Vec::new()), read_states)?;
+    let since = query
+        .since
+        .as_deref()
+        .map(|text| parse_timestamp("since", text));
+    let query = ListTasks {
+        states,
+        since: since.transpose().map_err(Error::from)?,
+        limit: query.limit.unwrap_or(0),
+        page_token: query.page_token,
+    };
+    let page = api.scheduler().list(&path, query).await?;
+    Ok(Json(ListJson {
+        tasks: page.tasks.into_iter().map(TaskJson::from).collect(),
+        next_page_token: page.next_page_token,
+        backlog: page.backlog,
+    }))
+}
+
+fn read_states(text: &str) -> Result<Vec<StateName>, Problem> {
+    let find = |name: &str| {
+        let found = StateName::ALL
+            .into_iter()
+            .find(|state| state.as_str() == name);
+        found.ok_or_else(|| {
+            let all = StateName::ALL.map(StateName::as_str).join(", ");
+            Error::from(Invalid::new(
+                "state",
+                format!("must be one or more of {all}, with commas between"),
+            ))
+            .into()
+        })
+    };
+    text.split(',').map(find).collect()
+}
+
+/// The id of a task of this application: to everyone else it does not exist.
+async fn task_of(api: &Api, app: &str, id: &str) -> Result<TaskId, Problem> {
+    let id = read_id(id)?;
+    let task = api.scheduler().get(api.tenant(), id).await?;
+    if task.path.application.as_str() == app {
+        Ok(id)
+    } else {
+        Err(Error::not_found("task", id).into())
+    }
+}
+
+async fn read(
+    State(api): State<Api>,
+    Path((app, id)): Path<(String, String)>,
+    uri: Uri,
+) -> Result<impl IntoResponse, Problem> {
+    let query: WaitQuery = read_query(&uri)?;
+    let id = task_of(&api, &app, &id).await?;
+    let task = match query.wait.as_deref() {
+        Some(wait) => {
+            api.scheduler()
+                .wait(api.tenant(), id, read_wait(wait)?)
+                .await?
+        }
+        None => api.scheduler().get(api.tenant(), id).await?,
+    };
+    Ok(Json(TaskJson::from(task)))
+}
+
+async fn cancel(
+    State(api): State<Api>,
+    Path((app, id)): Path<(String, String)>,
+) -> Result<impl IntoResponse, Problem> {
+    let id = task_of(&api, &app, &id).await?;
+    let task = api.scheduler().cancel(api.tenant(), id).await?;
+    Ok(Json(TaskJson::from(task)))
+}
