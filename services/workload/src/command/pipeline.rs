@@ -1,0 +1,141 @@
+//! `workload pipeline`: pipelines.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Subcommand;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::{read_json, segment};
+use crate::{client::Api, failure::Failure, output::Format};
+
+/// What to do with pipelines.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create a pipeline, or change it to this.
+    Apply {
+        /// The application; made if it is missing.
+        app: String,
+        /// The pipeline's name.
+        pipeline: String,
+        /// Its steps: `{"pipeline": [...]}` or the list itself, as JSON, @FILE or - for standard input.
+        #[arg(long, required_unless_present = "chart", conflicts_with = "chart")]
+        steps: Option<String>,
+        /// A chart that carries the steps; only to create.
+        #[arg(long)]
+        chart: Option<String>,
+        /// What its tasks start from, as JSON, @FILE or -.
+        #[arg(long)]
+        options: Option<String>,
+    },
+    /// Show a pipeline.
+    Get {
+        /// The application.
+        app: String,
+        /// The pipeline.
+        pipeline: String,
+    },
+    /// List the pipelines of an application.
+    List {
+        /// The application.
+        app: String,
+    },
+    /// Delete a pipeline whose tasks have all ended.
+    Delete {
+        /// The application.
+        app: String,
+        /// The pipeline.
+        pipeline: String,
+    },
+}
+
+impl Command {
+    pub(crate) async fn run(self, api: &Api, format: Format) -> Result<(), Failure> {
+        match self {
+            Self::Apply {
+                app,
+                pipeline,
+                steps,
+                chart,
+                options,
+            } => {
+                let steps = steps
+                    .as_deref()
+                    .map(read_json)
+                    .transpose()?
+                    .map(list_of_steps);
+                let options = options.as_deref().map_or(Ok(json!({})), read_json)?;
+                let applied = match (steps, chart) {
+                    (Some(steps), _) => apply_steps(api, &app, &pipeline, steps, options).await?,
+                    (None, chart) => {
+                        let body = json!({"name": pipeline, "chart": chart, "options": options});
+                        api.post(&pipelines(&app), &body).await?.body
+                    }
+                };
+                format.one(&applied)
+            }
+            Self::Get { app, pipeline } => {
+                let answer = api.get(&path_of(&app, &pipeline)).await?;
+                format.one(&answer.body)
+            }
+            Self::List { app } => {
+                let answer = api.get(&pipelines(&app)).await?;
+                format.many(
+                    &answer.body["pipelines"],
+                    &["name", "state", "revision", "created_at"],
+                )
+            }
+            Self::Delete { app, pipeline } => {
+                let path = path_of(&app, &pipeline);
+                api.call(Method::DELETE, &path, &[], Bytes::new(), Duration::ZERO)
+                    .await
+                    .map(|_| ())
+            }
+        }
+    }
+}
+
+fn pipelines(app: &str) -> String {
+    format!("/api/applications/{}/pipelines", segment(app))
+}
+
+pub(super) fn path_of(app: &str, pipeline: &str) -> String {
+    format!("{}/{}", pipelines(app), segment(pipeline))
+}
+
+/// Takes the form of a chart's `pipeline.json` as well as the bare list.
+fn list_of_steps(steps: Value) -> Value {
+    match steps {
+        Value::Object(mut object) if object.contains_key("pipeline") => {
+            object.remove("pipeline").unwrap_or_default()
+        }
+        steps => steps,
+    }
+}
+
+async fn apply_steps(
+    api: &Api,
+    app: &str,
+    pipeline: &str,
+    steps: Value,
+    options: Value,
+) -> Result<Value, Failure> {
+    let path = path_of(app, pipeline);
+    let answer = match api.get(&path).await {
+        Ok(current) => {
+            let body = json!({"pipeline": steps, "options": options});
+            let tag = current.tag.unwrap_or_default();
+            let headers = [("if-match", tag.as_str())];
+            let body = Bytes::from(body.to_string());
+            api.call(Method::PUT, &path, &headers, body, Duration::ZERO)
+                .await?
+        }
+        Err(Failure::Refused { status: 404, .. }) => {
+            let body = json!({"name": pipeline, "pipeline": steps, "options": options});
+            api.post(&pipelines(app), &body).await?
+        }
+        Err(failure) => return Err(failure),
+    };
+    Ok(answer.body)
+}
