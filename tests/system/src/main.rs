@@ -1,0 +1,52 @@
+//! A worker for tests: notes each run in a file, works as long as the task says, and answers.
+//!
+//! `test-worker ENDPOINT PIPELINE NOTES [CONCURRENCY]`; a note is a line `<task id> <attempt> <token> <worker's pid>`.
+
+use std::{io::Write as _, time::Duration};
+
+use anyhow::Context as _;
+use worker_sdk::{Failure, Outcome, TaskContext, Worker};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (endpoint, pipeline) = (arguments.first(), arguments.get(1));
+    let notes = arguments
+        .get(2)
+        .context("ENDPOINT PIPELINE NOTES are needed")?
+        .clone();
+    let concurrency = arguments.get(3).map_or(Ok(1), |text| text.parse())?;
+    let handler = move |ctx: TaskContext| work(notes.clone(), ctx);
+    Worker::builder("app", pipeline.context("no pipeline")?)
+        .endpoint(endpoint.context("no endpoint")?)
+        .concurrency(concurrency)
+        .build(handler)?
+        .run()
+        .await?;
+    Ok(())
+}
+
+async fn work(notes: String, ctx: TaskContext) -> Outcome {
+    let note = format!(
+        "{} {} {} {}\n",
+        ctx.id(),
+        ctx.attempt(),
+        ctx.lease_token(),
+        std::process::id()
+    );
+    let noted = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(notes);
+    let noted = noted.and_then(|mut file| file.write_all(note.as_bytes()));
+    if let Err(err) = noted {
+        return Failure::new("no_notes", err.to_string()).into();
+    }
+    let data: Result<std::collections::BTreeMap<String, u64>, _> = ctx.data();
+    let millis = data
+        .ok()
+        .and_then(|data| data.get("millis").copied())
+        .unwrap_or(0);
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    Outcome::completed(&millis)
+}
