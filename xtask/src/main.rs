@@ -4,19 +4,39 @@
     reason = "a chore talks to whoever types its name"
 )]
 
+mod checks;
 mod codegen;
+mod demo;
+mod programs;
+mod tidy;
 
 use anyhow::bail;
+
+const USAGE: &str = "usage: cargo xtask <chore>
+
+  demo              builds everything, and reads the texts of pictures through the whole system
+  test              checks everything: format, rules, build, tests, demo, lints, docs
+  tidy              checks the rules that no compiler checks
+  codegen           generates scheduler-grpc/src/generated from proto/
+  codegen --check   fails if what is committed differs from what would be generated";
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
+        ["demo"] => demo::build_and_run(),
+        ["test"] => checks::run(),
+        ["tidy"] => tidy::check(),
         ["codegen"] => {
-            println!("{} files generated", codegen::write()?);
+            let n_files = codegen::write()?;
+            println!("{n_files} files generated");
             Ok(())
         }
         ["codegen", "--check"] => codegen::check(),
-        _ => bail!("usage: cargo xtask codegen [--check]"),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("{USAGE}"),
     }
 }
