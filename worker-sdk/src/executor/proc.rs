@@ -11,7 +11,15 @@ pub(super) struct Process {
     pub(super) parent: i32,
     pub(super) group: i32,
     pub(super) session: i32,
+    /// When it was started, in ticks since the machine was: with the number, it names one process.
+    pub(super) started_at: u64,
     pub(super) is_zombie: bool,
+}
+
+/// One process, if it is there.
+pub(super) fn process(pid: Pid) -> Option<Process> {
+    let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    parse(&fs::read_to_string(stat).ok()?)
 }
 
 /// All processes that can be seen.
@@ -21,8 +29,8 @@ pub(super) fn processes() -> Vec<Process> {
     };
     entries
         .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(|pid: i32| parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?))
+        .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+        .filter_map(process)
         .collect()
 }
 
@@ -68,6 +76,8 @@ fn parse(stat: &str) -> Option<Process> {
         parent: number()?,
         group: number()?,
         session: number()?,
+        // The 22nd of all.
+        started_at: fields.nth(15)?.parse().ok()?,
     })
 }
 
@@ -77,13 +87,19 @@ mod tests {
 
     #[test]
     fn a_name_with_spaces_and_brackets_is_read_over() {
-        let process = parse("42 (a) Z (b) S 1 40 39 0 -1").unwrap();
+        let process =
+            parse("42 (a) Z (b) S 1 40 39 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 777 0").unwrap();
         assert_eq!(
             (process.parent, process.group, process.session),
             (1, 40, 39)
         );
+        assert_eq!(process.started_at, 777);
         assert!(!process.is_zombie);
-        assert!(parse("42 (a) Z 1 40 39").unwrap().is_zombie);
+        assert!(
+            parse("42 (a) Z 1 40 39 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 777 0")
+                .unwrap()
+                .is_zombie
+        );
     }
 
     #[test]
