@@ -250,7 +250,7 @@ impl Builder {
         let endpoint =
             |err: scheduler_grpc::client::ConnectError| AgentError::Endpoint(err.to_string());
         let connections = Connections::new(self.executors).map_err(endpoint)?;
-        let workspaces = Workspaces::new(self.directory);
+        let workspaces = Workspaces::new(self.directory)?;
         let (runner, idle) = Runner::new(connections, workspaces, self.result_bytes_max);
         let runner = Arc::new(runner);
         let source = match &self.scheduler {

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use scheduler_core::pipeline::command::CommandTemplate;
+use scheduler_core::{Invalid, pipeline::command::CommandTemplate};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Where the commands of pipelines expect the shared volume.
@@ -47,12 +47,33 @@ pub(crate) struct Workspace {
     permit: Option<OwnedSemaphorePermit>,
 }
 
+impl Directory {
+    /// The same place, however the process that is told its path sees it.
+    fn absolute(self) -> Result<Self, Invalid> {
+        let absolute = |path: PathBuf| {
+            let path = std::path::absolute(path)
+                .map_err(|err| Invalid::new("directory", format!("has no absolute path: {err}")))?;
+            match path.to_str() {
+                Some(_) => Ok(path),
+                None => Err(Invalid::new("directory", "must be UTF-8")),
+            }
+        };
+        Ok(match self {
+            Self::Shared(path) => Self::Shared(absolute(path)?),
+            Self::PrivateUnder(path) => Self::PrivateUnder(absolute(path)?),
+        })
+    }
+}
+
 impl Workspaces {
-    pub(crate) fn new(directory: Directory) -> Self {
-        Self {
-            directory,
+    /// # Errors
+    /// A directory that commands cannot be told: executors have a working directory of their own,
+    /// and arguments are text.
+    pub(crate) fn new(directory: Directory) -> Result<Self, Invalid> {
+        Ok(Self {
+            directory: directory.absolute()?,
             shared: Arc::new(Semaphore::new(1)),
-        }
+        })
     }
 
     /// A directory that holds nothing of another task. Waits until the shared one is free.
@@ -132,7 +153,7 @@ mod tests {
     async fn a_shared_directory_is_empty_for_the_next_task_and_for_one_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
-        let workspaces = Workspaces::new(Directory::Shared(path.clone()));
+        let workspaces = Workspaces::new(Directory::Shared(path.clone())).unwrap();
         let first = workspaces.open("1").await.unwrap();
         std::fs::create_dir(path.join("a")).unwrap();
         std::fs::write(path.join("a/b"), "x").unwrap();
@@ -155,7 +176,7 @@ mod tests {
     #[tokio::test]
     async fn a_private_directory_takes_the_volumes_place_and_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let workspaces = Workspaces::new(Directory::PrivateUnder(folder.path().into()));
+        let workspaces = Workspaces::new(Directory::PrivateUnder(folder.path().into())).unwrap();
         let (one, two) = (
             workspaces.open("1").await.unwrap(),
             workspaces.open("2").await.unwrap(),
@@ -168,5 +189,13 @@ mod tests {
         assert_eq!(argv[2], "/mnt/pipe/b");
         one.close().await.unwrap();
         assert!(!folder.path().join("1").exists() && two.path().exists());
+    }
+
+    #[test]
+    fn a_directory_is_absolute_since_executors_start_elsewhere() {
+        let workspaces = Workspaces::new(Directory::PrivateUnder("tasks".into())).unwrap();
+        let absolute = std::env::current_dir().unwrap().join("tasks");
+        assert_eq!(workspaces.directory, Directory::PrivateUnder(absolute));
+        assert!(Workspaces::new(Directory::Shared("".into())).is_err());
     }
 }

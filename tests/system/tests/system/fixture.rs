@@ -52,8 +52,10 @@ impl Dev {
         };
         let log = std::fs::File::create(data.with_extension("log")).unwrap();
         let mut process = command
+            // From its own directory and by a relative path, as in `workload dev` without arguments.
+            .current_dir(data.parent().unwrap())
             .args(["dev", "--http", "127.0.0.1:0", "--data"])
-            .arg(data)
+            .arg(data.file_name().unwrap())
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
