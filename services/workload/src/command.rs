@@ -6,7 +6,7 @@ pub(crate) mod task;
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
 
@@ -32,6 +32,16 @@ fn read_json(argument: &str) -> Result<Value, Failure> {
     serde_json::from_str(&text).map_err(|err| Failure::Usage(format!("{from} is no JSON: {err}")))
 }
 
+/// Reads options: a JSON object, like [`read_json`]; without an argument, none.
+fn read_options(argument: Option<&str>) -> Result<Map<String, Value>, Failure> {
+    match argument.map_or_else(|| Ok(json!({})), read_json)? {
+        Value::Object(options) => Ok(options),
+        _ => Err(Failure::Usage(
+            "--options must be a JSON object, such as {\"timeout\":\"30s\"}".to_owned(),
+        )),
+    }
+}
+
 /// Reads a duration.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let parser = jiff::fmt::friendly::SpanParser::new();
@@ -50,4 +60,30 @@ fn segment(text: &str) -> String {
         }
     }
     segment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_an_object_and_nothing_else() {
+        assert!(read_options(None).unwrap().is_empty());
+        assert_eq!(
+            read_options(Some(r#"{"delay":"1s"}"#)).unwrap()["delay"],
+            "1s"
+        );
+        for other in ["5", "[]", "null", "x"] {
+            assert!(
+                matches!(read_options(Some(other)), Err(Failure::Usage(_))),
+                "{other}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_path_cannot_hold_is_escaped() {
+        assert_eq!(segment("a-b"), "a-b");
+        assert_eq!(segment("../x?y#z%"), "%2E%2E%2Fx%3Fy%23z%25");
+    }
 }

@@ -39,8 +39,8 @@ pub(crate) struct Options {
     #[arg(long, env = "WORKLOAD_GRPC", default_value = "127.0.0.1:7070")]
     grpc: SocketAddr,
     /// How many tasks of each pipeline run at once.
-    #[arg(long, env = "WORKLOAD_CONCURRENCY", default_value_t = 4)]
-    concurrency: usize,
+    #[arg(long, env = "WORKLOAD_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: u16,
     /// How long a task whose worker is silent waits before it runs again.
     #[arg(long, env = "WORKLOAD_LEASE", default_value = "10s", value_parser = crate::command::parse_duration)]
     lease: Duration,
@@ -59,7 +59,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let grpc = bind("grpc", options.grpc).await?;
     let (http_address, grpc_address) = (address_of(&http)?, address_of(&grpc)?);
     let local = scheduler_local::open(scheduler_local::Config::new(&options.data)).await;
-    let local = local.map_err(|err| Failure::Service(err.to_string()))?;
+    let local = local.map_err(|err| Failure::Service(with_sources(&err)))?;
     let scheduler = start_scheduler(&options, &local, grpc_address).await?;
     let system = System {
         executor: start_executor(&options.data).await?,
@@ -95,7 +95,7 @@ impl System {
             endpoint: format!("http://{}", self.grpc_address),
             executors: self.executor.executors(),
             tasks: options.data.join("tasks"),
-            concurrency: options.concurrency,
+            concurrency: options.concurrency.into(),
         };
         let (end, ending) = watch::channel(false);
         let ended = |mut ending: watch::Receiver<bool>| async move {
@@ -128,8 +128,19 @@ impl System {
 }
 
 /// What broke, for people.
-fn service<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Failure {
-    move |err| Failure::Service(format!("{what} failed: {err}"))
+fn service<E: std::error::Error>(what: &'static str) -> impl FnOnce(E) -> Failure {
+    move |err| Failure::Service(format!("{what} failed: {}", with_sources(&err)))
+}
+
+/// An error and all that caused it, on one line.
+fn with_sources(err: &dyn std::error::Error) -> String {
+    let mut text = err.to_string();
+    let mut source = err.source();
+    while let Some(err) = source {
+        text.push_str(&format!(": {err}"));
+        source = err.source();
+    }
+    text
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Subcommand;
 use hyper::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{read_json, segment};
+use super::{read_json, read_options, segment};
 use crate::{client::Api, failure::Failure, output::Format};
 
 /// What to do with pipelines.
@@ -65,10 +65,11 @@ impl Command {
                     .map(read_json)
                     .transpose()?
                     .map(list_of_steps);
-                let options = options.as_deref().map_or(Ok(json!({})), read_json)?;
+                let options = read_options(options.as_deref())?;
                 let applied = match (steps, chart) {
                     (Some(steps), _) => apply_steps(api, &app, &pipeline, steps, options).await?,
                     (None, chart) => {
+                        let chart = chart.as_deref().map(chart_for_server);
                         let body = json!({"name": pipeline, "chart": chart, "options": options});
                         api.post(&pipelines(&app), &body).await?.body
                     }
@@ -114,12 +115,21 @@ fn list_of_steps(steps: Value) -> Value {
     }
 }
 
+/// A chart as the server must be told: a directory of this machine by its whole path, since the server
+/// was started elsewhere.
+fn chart_for_server(chart: &str) -> String {
+    match std::fs::canonicalize(chart) {
+        Ok(path) if path.is_dir() => path.to_string_lossy().into_owned(),
+        _ => chart.to_owned(),
+    }
+}
+
 async fn apply_steps(
     api: &Api,
     app: &str,
     pipeline: &str,
     steps: Value,
-    options: Value,
+    options: Map<String, Value>,
 ) -> Result<Value, Failure> {
     let path = path_of(app, pipeline);
     let answer = match api.get(&path).await {
@@ -138,4 +148,18 @@ async fn apply_steps(
         Err(failure) => return Err(failure),
     };
     Ok(answer.body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_named_by_its_whole_path_and_all_else_as_it_is() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(chart_for_server("."), here.to_str().unwrap());
+        for other in ["oci://registry/chart", "no/such/chart"] {
+            assert_eq!(chart_for_server(other), other);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{parse_duration, pipeline::path_of, read_json, segment};
+use super::{parse_duration, pipeline::path_of, read_json, read_options, segment};
 use crate::{client::Api, failure::Failure, output::Format};
 
 /// The longest wait of one call; longer waits are many calls.
@@ -90,9 +90,9 @@ impl Command {
                 idempotency_key,
                 wait,
             } => {
-                let mut options = options.as_deref().map_or(Ok(json!({})), read_json)?;
+                let mut options = read_options(options.as_deref())?;
                 if let Some(key) = idempotency_key {
-                    options["idempotency_key"] = key.into();
+                    options.insert("idempotency_key".to_owned(), key.into());
                 }
                 let body = json!({"data": read_json(&data)?, "options": options});
                 let answer = api
@@ -131,7 +131,11 @@ impl Command {
                     Format::Json => format.one(&answer.body),
                     Format::Table => {
                         let fields = ["id", "state", "attempt", "accepted_at", "ended_at"];
-                        format.many(&answer.body["tasks"], &fields)
+                        format.many(&answer.body["tasks"], &fields)?;
+                        if let Some(token) = answer.body["next_page_token"].as_str() {
+                            eprintln!("there are more: --page-token {token}");
+                        }
+                        Ok(())
                     }
                 }
             }
