@@ -1,11 +1,7 @@
 //! Routes of applications.
 
 use axum::{
-    Json, Router,
-    body::Body,
-    extract::{Path, State},
-    http::StatusCode,
-    response::IntoResponse,
+    Json, Router, body::Body, extract::State, http::StatusCode, response::IntoResponse,
     routing::get,
 };
 use scheduler_core::{ApplicationPath, Invalid};
@@ -13,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Api,
-    input::{DESCRIPTION_BYTES_MAX, read_json},
+    input::{DESCRIPTION_BYTES_MAX, NoQuery, Segments, read_json},
     problem::Problem,
     view::ApplicationJson,
 };
@@ -46,7 +42,11 @@ pub(crate) fn path_of(api: &Api, app: &str) -> Result<ApplicationPath, Problem> 
     })
 }
 
-async fn create(State(api): State<Api>, body: Body) -> Result<impl IntoResponse, Problem> {
+async fn create(
+    State(api): State<Api>,
+    _: NoQuery,
+    body: Body,
+) -> Result<impl IntoResponse, Problem> {
     let create: Create = read_json(body, "the body", DESCRIPTION_BYTES_MAX).await?;
     let path = path_of(&api, &create.name)?;
     let created = api.scheduler().create_application(&path).await?;
@@ -59,7 +59,7 @@ async fn create(State(api): State<Api>, body: Body) -> Result<impl IntoResponse,
     ))
 }
 
-async fn list(State(api): State<Api>) -> Result<impl IntoResponse, Problem> {
+async fn list(State(api): State<Api>, _: NoQuery) -> Result<impl IntoResponse, Problem> {
     let applications = api.scheduler().applications(api.tenant()).await?;
     let applications = applications.into_iter().map(Into::into).collect();
     Ok(Json(ListJson { applications }))
@@ -67,7 +67,8 @@ async fn list(State(api): State<Api>) -> Result<impl IntoResponse, Problem> {
 
 async fn read(
     State(api): State<Api>,
-    Path(app): Path<String>,
+    Segments(app): Segments<String>,
+    _: NoQuery,
 ) -> Result<impl IntoResponse, Problem> {
     let application = api.scheduler().application(&path_of(&api, &app)?).await?;
     Ok(Json(ApplicationJson::from(application)))
@@ -75,7 +76,8 @@ async fn read(
 
 async fn remove(
     State(api): State<Api>,
-    Path(app): Path<String>,
+    Segments(app): Segments<String>,
+    _: NoQuery,
 ) -> Result<impl IntoResponse, Problem> {
     api.scheduler()
         .delete_application(&path_of(&api, &app)?)

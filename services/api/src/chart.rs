@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use scheduler_core::{ExecutorName, Invalid, Step, pipeline::command::CommandTemplate};
 use serde::Deserialize;
 
+use crate::input::Object;
+
 /// Why a chart gives no pipeline.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -29,12 +31,12 @@ pub(crate) struct StepIn {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PipelineJson {
-    pipeline: Vec<StepIn>,
+    pipeline: Vec<Object<StepIn>>,
 }
 
 /// Reads steps from their JSON form.
-pub(crate) fn read_steps(steps: &[StepIn]) -> Result<Arc<[Step]>, Invalid> {
-    let read = |(i, step): (usize, &StepIn)| {
+pub(crate) fn read_steps(steps: &[Object<StepIn>]) -> Result<Arc<[Step]>, Invalid> {
+    let read = |(i, Object(step)): (usize, &Object<StepIn>)| {
         let field = format!("pipeline[{i}]");
         let executor = ExecutorName::try_from(step.executor.as_str());
         let executor = executor.map_err(|fault| fault.within(&field))?;
@@ -53,7 +55,7 @@ pub(crate) fn read_steps(steps: &[StepIn]) -> Result<Arc<[Step]>, Invalid> {
 /// # Errors
 /// What is wrong with it, and where.
 pub fn parse_pipeline_json(text: &str) -> Result<Arc<[Step]>, ChartError> {
-    let parsed: PipelineJson = serde_json::from_str(text)
+    let Object(parsed): Object<PipelineJson> = serde_json::from_str(text)
         .map_err(|err| ChartError(format!("pipeline.json is not as expected: {err}")))?;
     read_steps(&parsed.pipeline).map_err(|fault| ChartError(format!("pipeline.json: {fault}")))
 }

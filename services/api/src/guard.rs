@@ -34,6 +34,9 @@ fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
             .get(name)
             .map(|value: &header::HeaderValue| value.to_str().unwrap_or(""))
     };
+    if headers.get_all(header::HOST).iter().count() > 1 {
+        return Err("the request names several Hosts");
+    }
     let host = uri
         .authority()
         .map(Authority::as_str)
@@ -105,6 +108,10 @@ mod tests {
             assert!(!verdict(Some(host), None, None), "{host}");
         }
         assert!(!verdict(None, None, None));
+        let mut two = HeaderMap::new();
+        two.append("host", "localhost".parse().unwrap());
+        two.append("host", "example.com".parse().unwrap());
+        assert!(check(&Uri::from_static("/"), &two).is_err());
     }
 
     #[test]

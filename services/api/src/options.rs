@@ -8,7 +8,10 @@ use scheduler_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::time::{parse_duration, parse_timestamp, print_duration, print_timestamp};
+use crate::{
+    input::Object,
+    time::{parse_duration, parse_timestamp, print_duration, print_timestamp},
+};
 
 /// Options as users write them and read them back.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -25,7 +28,7 @@ pub(crate) struct OptionsJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) heartbeat_timeout: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) retry: Option<RetryJson>,
+    pub(crate) retry: Option<Object<RetryJson>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) non_retryable: Option<Vec<String>>,
     /// A duration, `none`, or `failures` with an optional duration: `failures:24h`.
@@ -73,7 +76,11 @@ impl OptionsJson {
             idempotency_key: key.map(TryInto::try_into).transpose()?,
             timeout: duration("timeout", &self.timeout)?,
             heartbeat_timeout: duration("heartbeat_timeout", &self.heartbeat_timeout)?,
-            retry: self.retry.as_ref().map(RetryJson::read).transpose()?,
+            retry: self
+                .retry
+                .as_ref()
+                .map(|retry| retry.0.read())
+                .transpose()?,
             non_retryable: codes.transpose()?,
             retention: self.retention.as_deref().map(read_retention).transpose()?,
             metadata: self.metadata.clone(),
@@ -88,7 +95,7 @@ impl OptionsJson {
             idempotency_key: options.idempotency_key.as_ref().map(ToString::to_string),
             timeout: options.timeout.map(print_duration),
             heartbeat_timeout: options.heartbeat_timeout.map(print_duration),
-            retry: options.retry.as_ref().map(RetryJson::of),
+            retry: options.retry.as_ref().map(RetryJson::of).map(Object),
             non_retryable: options
                 .non_retryable
                 .as_ref()

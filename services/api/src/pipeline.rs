@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, HeaderName, StatusCode, header},
     response::IntoResponse,
     routing::get,
@@ -17,7 +17,7 @@ use crate::{
     Api,
     application::path_of,
     chart::{StepIn, read_steps},
-    input::{DESCRIPTION_BYTES_MAX, read_json},
+    input::{DESCRIPTION_BYTES_MAX, NoQuery, Object, Segments, read_json},
     options::OptionsJson,
     problem::Problem,
     task,
@@ -38,7 +38,7 @@ pub(crate) fn routes() -> Router<Api> {
 struct Create {
     name: String,
     chart: Option<String>,
-    pipeline: Option<Vec<StepIn>>,
+    pipeline: Option<Vec<Object<StepIn>>>,
     #[serde(default)]
     options: OptionsIn,
 }
@@ -46,7 +46,7 @@ struct Create {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Update {
-    pipeline: Vec<StepIn>,
+    pipeline: Vec<Object<StepIn>>,
     #[serde(default)]
     options: OptionsIn,
 }
@@ -102,7 +102,8 @@ pub(crate) fn pipeline_path(api: &Api, app: &str, pipeline: &str) -> Result<Pipe
 
 async fn create(
     State(api): State<Api>,
-    Path(app): Path<String>,
+    Segments(app): Segments<String>,
+    _: NoQuery,
     body: Body,
 ) -> Result<impl IntoResponse, Problem> {
     let create: Create = read_json(body, "the body", DESCRIPTION_BYTES_MAX).await?;
@@ -138,7 +139,8 @@ async fn steps_of_chart(api: &Api, chart: &str) -> Result<Arc<[Step]>, Problem> 
 
 async fn list(
     State(api): State<Api>,
-    Path(app): Path<String>,
+    Segments(app): Segments<String>,
+    _: NoQuery,
 ) -> Result<impl IntoResponse, Problem> {
     let pipelines = api.scheduler().pipelines(&path_of(&api, &app)?).await?;
     let lease = api.scheduler().config().lease;
@@ -152,7 +154,8 @@ async fn list(
 
 async fn read(
     State(api): State<Api>,
-    Path((app, pipeline)): Path<(String, String)>,
+    Segments((app, pipeline)): Segments<(String, String)>,
+    _: NoQuery,
 ) -> Result<impl IntoResponse, Problem> {
     let path = pipeline_path(&api, &app, &pipeline)?;
     let pipeline = api.scheduler().pipeline(&path).await?;
@@ -161,7 +164,8 @@ async fn read(
 
 async fn update(
     State(api): State<Api>,
-    Path((app, pipeline)): Path<(String, String)>,
+    Segments((app, pipeline)): Segments<(String, String)>,
+    _: NoQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<impl IntoResponse, Problem> {
@@ -183,7 +187,8 @@ async fn update(
 
 async fn remove(
     State(api): State<Api>,
-    Path((app, pipeline)): Path<(String, String)>,
+    Segments((app, pipeline)): Segments<(String, String)>,
+    _: NoQuery,
 ) -> Result<impl IntoResponse, Problem> {
     let path = pipeline_path(&api, &app, &pipeline)?;
     api.scheduler().delete_pipeline(&path).await?;

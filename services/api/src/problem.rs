@@ -10,6 +10,9 @@ use serde::Serialize;
 /// The prefix of every problem's `type`; the error catalogue in `docs/errors.md` explains each.
 const TYPE: &str = "urn:workload:problem:";
 
+/// The most characters of a detail: it may repeat what the request said, but not all of it.
+const DETAIL_CHARS_MAX: usize = 1_000;
+
 /// A request that was not done.
 #[derive(Debug)]
 pub(crate) struct Problem {
@@ -40,11 +43,16 @@ impl Problem {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Self {
+        let mut detail = detail.into();
+        if let Some((end, _)) = detail.char_indices().nth(DETAIL_CHARS_MAX) {
+            detail.truncate(end);
+            detail.push('…');
+        }
         Self {
             status,
             kind,
             title,
-            detail: detail.into(),
+            detail,
             field: None,
             retry_after_s: None,
         }

@@ -3,7 +3,7 @@
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -15,7 +15,9 @@ use serde_json::value::RawValue;
 
 use crate::{
     Api,
-    input::{WRAPPING_BYTES_MAX, read_body, read_id, read_json, read_query},
+    input::{
+        NoQuery, Object, Segments, WRAPPING_BYTES_MAX, read_body, read_id, read_json, read_query,
+    },
     options::OptionsJson,
     pipeline::pipeline_path,
     problem::Problem,
@@ -69,7 +71,7 @@ struct ListQuery {
 struct Wrapped {
     data: Box<RawValue>,
     #[serde(default)]
-    options: OptionsJson,
+    options: Object<OptionsJson>,
 }
 
 #[derive(Debug, Serialize)]
@@ -91,7 +93,7 @@ struct ListJson {
 /// Submits the body as a task's data.
 pub(crate) async fn submit(
     State(api): State<Api>,
-    Path((app, pipeline)): Path<(String, String)>,
+    Segments((app, pipeline)): Segments<(String, String)>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -119,7 +121,7 @@ pub(crate) async fn submit(
 /// Submits `{data, options}`.
 async fn submit_wrapped(
     State(api): State<Api>,
-    Path((app, pipeline)): Path<(String, String)>,
+    Segments((app, pipeline)): Segments<(String, String)>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -133,7 +135,7 @@ async fn submit_wrapped(
         &api,
         &path,
         data,
-        wrapped.options,
+        wrapped.options.0,
         &headers,
         query.wait.as_deref(),
     )
@@ -149,24 +151,20 @@ async fn finish_submit(
     wait: Option<&str>,
 ) -> Result<Response, Problem> {
     let wait = wait.map(read_wait).transpose()?;
-    let text = |name: &str| {
-        headers
-            .get(name)
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-    };
-    if let Some(key) = text("idempotency-key") {
-        options.idempotency_key = Some(key);
-    }
+    options.idempotency_key = key_in(headers, options.idempotency_key)?;
     let (options, delay) = options.read().map_err(Error::from)?;
     let submit = Submit {
         data,
         options,
         delay,
-        traceparent: text("traceparent")
+        traceparent: headers
+            .get("traceparent")
+            .and_then(|value| value.to_str().ok())
             .filter(|text| text.len() <= 128)
             .map(Into::into),
     };
     let submitted = api.scheduler().submit(path, submit).await?;
+    let mut state = submitted.state;
     let location = format!(
         "/api/applications/{}/tasks/{}",
         path.application, submitted.id
@@ -178,15 +176,30 @@ async fn finish_submit(
             Ok(task) if task.state.is_terminal() => {
                 return Ok((StatusCode::OK, location, Json(TaskJson::from(task))).into_response());
             }
-            Ok(_) | Err(_) => {}
+            Ok(task) => state = task.state,
+            Err(_) => {}
         }
     }
     let body = SubmittedJson {
         id: submitted.id.to_string(),
-        state: submitted.state.as_str(),
+        state: state.as_str(),
         repeated: submitted.repeated,
     };
     Ok((StatusCode::ACCEPTED, location, Json(body)).into_response())
+}
+
+/// The one idempotency key that the header or the options name.
+fn key_in(headers: &HeaderMap, option: Option<String>) -> Result<Option<String>, Problem> {
+    let headers = headers.get_all("idempotency-key").iter();
+    let named = headers.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let mut keys = named.chain(option);
+    let key = keys.next();
+    if keys.any(|other| Some(other) != key) {
+        return Err(Problem::malformed(
+            "two different idempotency keys are given; a task has one",
+        ));
+    }
+    Ok(key)
 }
 
 fn read_wait(text: &str) -> Result<std::time::Duration, Problem> {
@@ -199,7 +212,7 @@ fn read_wait(text: &str) -> Result<std::time::Duration, Problem> {
 
 async fn list(
     State(api): State<Api>,
-    Path((app, pipeline)): Path<(String, String)>,
+    Segments((app, pipeline)): Segments<(String, String)>,
     uri: Uri,
 ) -> Result<impl IntoResponse, Problem> {
     let path = pipeline_path(&api, &app, &pipeline)?;
@@ -253,7 +266,7 @@ async fn task_of(api: &Api, app: &str, id: &str) -> Result<TaskId, Problem> {
 
 async fn read(
     State(api): State<Api>,
-    Path((app, id)): Path<(String, String)>,
+    Segments((app, id)): Segments<(String, String)>,
     uri: Uri,
 ) -> Result<impl IntoResponse, Problem> {
     let query: WaitQuery = read_query(&uri)?;
@@ -271,7 +284,8 @@ async fn read(
 
 async fn cancel(
     State(api): State<Api>,
-    Path((app, id)): Path<(String, String)>,
+    Segments((app, id)): Segments<(String, String)>,
+    _: NoQuery,
 ) -> Result<impl IntoResponse, Problem> {
     let id = task_of(&api, &app, &id).await?;
     let task = api.scheduler().cancel(api.tenant(), id).await?;

@@ -52,6 +52,33 @@ fn bad_requests_get_clear_problems() {
         400,
         "malformed",
     );
+    for positional in [
+        json!(["y", null, []]),
+        json!({"name": "y", "pipeline": [["e", ["echo"]]]}),
+        json!({"name": "y", "pipeline": [], "options": {"retry": [3]}}),
+    ] {
+        assert_problem(&dev.post(pipelines, &positional), 400, "malformed");
+    }
+    for path in [
+        "/api/applications?x=1",
+        "/api/applications/%ff",
+        "/api/applications/app/pipelines/p?wait=1s",
+        "/api/applications/app/tasks/%ff",
+    ] {
+        assert_problem(&dev.get(path), 400, "malformed");
+    }
+    let long = dev.get(&format!(
+        "/api/applications/app/tasks/{}",
+        "a".repeat(9_000)
+    ));
+    assert_problem(&long, 404, "not-found");
+    assert!(long.body["detail"].as_str().unwrap().len() < 2_000);
+    let keys = [("Idempotency-Key", "k1"), ("Idempotency-Key", "k2")];
+    assert_problem(
+        &dev.post_with(submit, &keys, r#"{"name":"x"}"#),
+        400,
+        "malformed",
+    );
     let far = json!({"name": "y", "chart": "https://example.com/chart"});
     assert_problem(&dev.post(pipelines, &far), 422, "invalid");
     for body in ["", "{", "[1]", "\"x\"", "{\"name\": }"] {
