@@ -4,14 +4,16 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    body::{Body, Bytes},
+    extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use scheduler_core::Step;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use worker_sdk::Failure;
 
 use crate::{
@@ -21,6 +23,10 @@ use crate::{
 
 /// The most bytes of data.
 const DATA_MAX: usize = 1 << 20;
+/// How long a caller may take to send them.
+const DATA_WAIT: Duration = Duration::from_secs(30);
+/// The most calls at once. Those that wait for the shared directory count as well.
+const CALLS_MAX: usize = 64;
 /// How long a connection to an executor may take for the agent to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(1);
 
@@ -37,6 +43,7 @@ pub(crate) enum Direct {
 struct Shared {
     runner: Arc<Runner>,
     direct: Direct,
+    calls: Arc<Semaphore>,
 }
 
 /// `POST /` with a JSON object answers the result; `GET /healthz` and `/readyz` are the probes.
@@ -45,11 +52,28 @@ pub(crate) fn router(runner: Arc<Runner>, direct: Direct) -> Router {
         .route("/", post(run))
         .route("/healthz", get(async || StatusCode::OK))
         .route("/readyz", get(ready))
-        .layer(DefaultBodyLimit::max(DATA_MAX))
-        .with_state(Shared { runner, direct })
+        .with_state(Shared {
+            runner,
+            direct,
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+        })
 }
 
-async fn run(State(shared): State<Shared>, data: Bytes) -> Response {
+async fn run(State(shared): State<Shared>, data: Body) -> Response {
+    let Ok(_place) = shared.calls.try_acquire() else {
+        let text = format!("{CALLS_MAX} calls are open; try again later");
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let retry_after = [(header::RETRY_AFTER, "1")];
+        return (
+            retry_after,
+            problem(status, "overloaded", &text, Value::Null),
+        )
+            .into_response();
+    };
+    let data = match read(data).await {
+        Ok(data) => data,
+        Err((status, kind, text)) => return problem(status, kind, &text, Value::Null),
+    };
     let steps = match &shared.direct {
         Direct::Fixed(steps) => Arc::clone(steps),
         Direct::Newest(source) => match source.newest().await {
@@ -77,18 +101,46 @@ async fn run(State(shared): State<Shared>, data: Bytes) -> Response {
     }
 }
 
+/// Reads the data, if they are no more and no slower than a caller may send.
+async fn read(data: Body) -> Result<Bytes, (StatusCode, &'static str, String)> {
+    let data = tokio::time::timeout(DATA_WAIT, Limited::new(data, DATA_MAX).collect()).await;
+    match data {
+        Ok(Ok(data)) => Ok(data.to_bytes()),
+        Ok(Err(err)) if err.is::<LengthLimitError>() => {
+            let text = format!("the data have more than {DATA_MAX} bytes");
+            Err((StatusCode::PAYLOAD_TOO_LARGE, "too-large", text))
+        }
+        Ok(Err(err)) => {
+            let text = format!("the body broke off: {err}");
+            Err((StatusCode::BAD_REQUEST, "malformed", text))
+        }
+        Err(_) => {
+            let text = "the whole body must arrive within 30s".to_owned();
+            Err((StatusCode::REQUEST_TIMEOUT, "slow-body", text))
+        }
+    }
+}
+
 fn refused(failure: &Failure) -> Response {
     let status = match failure.code() {
-        "bad_data" | "missing_field" | "output_too_large" => StatusCode::UNPROCESSABLE_ENTITY,
+        "bad_data" | "missing_field" | "argument_too_long" | "output_too_large" => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
         "executor_unavailable" | "pipeline_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let steps: Value = serde_json::from_slice(failure.detail()).unwrap_or_default();
+    let mut detail: Value = serde_json::from_slice(failure.detail()).unwrap_or_default();
+    let steps = detail.get_mut("steps").map_or(Value::Null, Value::take);
+    let kind = failure.code().replace('_', "-");
+    problem(status, &kind, failure.message(), steps)
+}
+
+fn problem(status: StatusCode, kind: &str, title: &str, steps: Value) -> Response {
     let problem = json!({
-        "type": format!("urn:workload:problem:{}", failure.code().replace('_', "-")),
-        "title": failure.message(),
+        "type": format!("urn:workload:problem:{kind}"),
+        "title": title,
         "status": status.as_u16(),
-        "steps": steps["steps"],
+        "steps": steps,
     });
     let kind = [(header::CONTENT_TYPE, "application/problem+json")];
     (status, kind, problem.to_string()).into_response()
