@@ -1,6 +1,6 @@
 //! One call of an executor: a step's commands, their events, and the certainty that none is left.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use scheduler_grpc::pb::{
     ExecuteCancel, ExecuteRequest, ExecuteResponse, ExecuteStart, execute_request::Request,
@@ -12,6 +12,8 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
+
+use crate::run::GivenUp;
 
 /// How long an executor may take to come up, beside an agent that is up already.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,16 +30,35 @@ pub(crate) struct Execution {
 }
 
 impl Execution {
-    /// Starts the commands. Waits a while for an executor that cannot be reached.
-    pub(crate) async fn start(channel: Channel, start: ExecuteStart) -> Result<Self, Status> {
+    /// Starts the commands. Waits a while for an executor that cannot be reached. `None` if the job is
+    /// given up meanwhile; then none of their processes is left.
+    pub(crate) async fn start(
+        channel: Channel,
+        start: ExecuteStart,
+        given_up: &GivenUp,
+    ) -> Result<Option<Self>, Status> {
         let began = Instant::now();
         loop {
-            match Self::try_start(channel.clone(), start.clone()).await {
+            let mut starting = pin!(Self::try_start(channel.clone(), start.clone()));
+            let started = tokio::select! {
+                started = &mut starting => started,
+                () = given_up.wait() => {
+                    // It may have started already, so that there is something to kill.
+                    if let Ok(Ok(execution)) = timeout(KILL_MAX, starting).await {
+                        execution.kill().await;
+                    }
+                    return Ok(None);
+                }
+            };
+            match started {
                 // Not connected: no command was started.
                 Err(status) if status.code() == Code::Unavailable && began.elapsed() < PATIENCE => {
-                    sleep(TRY_EVERY).await;
+                    tokio::select! {
+                        () = sleep(TRY_EVERY) => {}
+                        () = given_up.wait() => return Ok(None),
+                    }
                 }
-                result => return result,
+                started => return started.map(Some),
             }
         }
     }

@@ -57,6 +57,10 @@ impl GivenUp {
         // Nothing is ever sent: it ends when the other side is dropped.
         while here.changed().await.is_ok() {}
     }
+
+    pub(crate) fn is_so(&self) -> bool {
+        self.0.has_changed().is_err()
+    }
 }
 
 impl fmt::Debug for Job {
@@ -112,10 +116,11 @@ impl Runner {
 
     async fn work(self: Arc<Self>, job: Job, given_up: GivenUp) -> Result<Value, Failure> {
         let _busy = self.busy.clone();
-        let opened = tokio::select! {
-            opened = self.workspaces.open(&job.name) => opened,
+        let turn = tokio::select! {
+            turn = self.workspaces.turn() => turn,
             () = given_up.wait() => return Err(interrupted()),
         };
+        let opened = self.workspaces.open(turn, &job.name).await;
         let workspace = opened.map_err(|err| {
             Failure::new("no_directory", format!("cannot make a directory: {err}"))
         })?;
@@ -135,6 +140,9 @@ impl Runner {
         let filled = fill(job, workspace)?;
         let mut record = Record::new(job.steps.len());
         for (step, commands) in job.steps.iter().zip(filled) {
+            if given_up.is_so() {
+                return Err(interrupted());
+            }
             record.begin_step(step);
             let ran = StepRun {
                 step,
@@ -159,6 +167,9 @@ impl Runner {
     }
 }
 
+/// The system's limit of one argument, with the NUL that ends it.
+const ARGUMENT_LEN_MAX: usize = 128 * 1024 - 1;
+
 /// All commands of all steps with their placeholders filled, before the first is run.
 fn fill(job: &Job, workspace: &Workspace) -> Result<Vec<Vec<Vec<String>>>, Failure> {
     let data: Map<String, Value> = serde_json::from_slice(&job.data).map_err(|err| {
@@ -171,7 +182,14 @@ fn fill(job: &Job, workspace: &Workspace) -> Result<Vec<Vec<Vec<String>>>, Failu
             .collect::<Result<Vec<_>, _>>()
     };
     let filled = job.steps.iter().map(fill_step).collect::<Result<_, _>>();
-    filled.map_err(|fault| Failure::new("missing_field", fault).not_retryable())
+    let filled: Vec<Vec<Vec<String>>> =
+        filled.map_err(|fault| Failure::new("missing_field", fault).not_retryable())?;
+    let mut arguments = filled.iter().flatten().flatten();
+    if arguments.any(|argument| argument.len() > ARGUMENT_LEN_MAX) {
+        let text = format!("an argument of a command has more than {ARGUMENT_LEN_MAX} bytes");
+        return Err(Failure::new("argument_too_long", text).not_retryable());
+    }
+    Ok(filled)
 }
 
 fn with_steps(failure: Failure, record: &Record) -> Failure {

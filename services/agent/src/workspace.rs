@@ -40,6 +40,10 @@ pub(crate) struct Workspaces {
     shared: Arc<Semaphore>,
 }
 
+/// The right to have a directory now.
+#[derive(Debug)]
+pub(crate) struct Turn(Option<OwnedSemaphorePermit>);
+
 /// The directory of one task.
 #[derive(Debug)]
 pub(crate) struct Workspace {
@@ -76,19 +80,32 @@ impl Workspaces {
         })
     }
 
-    /// A directory that holds nothing of another task. Waits until the shared one is free.
-    pub(crate) async fn open(&self, name: &str) -> io::Result<Workspace> {
+    /// Waits until the shared directory is free, if it is shared.
+    ///
+    /// # Cancel safety
+    /// The turn is given up.
+    pub(crate) async fn turn(&self) -> Turn {
+        match &self.directory {
+            // The semaphore is never closed.
+            Directory::Shared(_) => Turn(Arc::clone(&self.shared).acquire_owned().await.ok()),
+            Directory::PrivateUnder(_) => Turn(None),
+        }
+    }
+
+    /// A directory that holds nothing of another task.
+    ///
+    /// # Cancel safety
+    /// None: what is begun on files goes on, and would be nobody's.
+    pub(crate) async fn open(&self, turn: Turn, name: &str) -> io::Result<Workspace> {
         match &self.directory {
             Directory::Shared(path) => {
-                let permit = Arc::clone(&self.shared).acquire_owned().await;
                 let path = path.clone();
                 tokio::fs::create_dir_all(&path).await?;
                 // What an earlier process left.
                 empty(&path).await?;
                 Ok(Workspace {
                     path,
-                    // The semaphore is never closed.
-                    permit: permit.ok(),
+                    permit: turn.0,
                 })
             }
             Directory::PrivateUnder(root) => {
@@ -154,17 +171,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
         let workspaces = Workspaces::new(Directory::Shared(path.clone())).unwrap();
-        let first = workspaces.open("1").await.unwrap();
+        let first = workspaces.open(workspaces.turn().await, "1").await.unwrap();
         std::fs::create_dir(path.join("a")).unwrap();
         std::fs::write(path.join("a/b"), "x").unwrap();
         std::fs::write(path.join(".workload-executor.sock"), "").unwrap();
         std::os::unix::fs::symlink(folder.path(), path.join("link")).unwrap();
 
-        let waits =
-            tokio::time::timeout(std::time::Duration::from_millis(20), workspaces.open("2"));
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(20), workspaces.turn());
         assert!(waits.await.is_err());
         first.close().await.unwrap();
-        workspaces.open("2").await.unwrap();
+        workspaces.open(workspaces.turn().await, "2").await.unwrap();
         let left: Vec<_> = std::fs::read_dir(&path)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
@@ -178,8 +194,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let workspaces = Workspaces::new(Directory::PrivateUnder(folder.path().into())).unwrap();
         let (one, two) = (
-            workspaces.open("1").await.unwrap(),
-            workspaces.open("2").await.unwrap(),
+            workspaces.open(Turn(None), "1").await.unwrap(),
+            workspaces.open(Turn(None), "2").await.unwrap(),
         );
         assert_ne!(one.path(), two.path());
         let command = CommandTemplate::parse("cp /mnt/pipe/a {{b}}").unwrap();

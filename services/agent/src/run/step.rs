@@ -53,10 +53,9 @@ impl StepRun<'_> {
             Failure::new("executor_unavailable", text)
         })?;
         let start = self.start(commands)?;
-        let mut execution = tokio::select! {
-            started = Execution::start(channel, start) => started.map_err(|status| self.unavailable(&status))?,
-            () = self.given_up.wait() => return Err(interrupted()),
-        };
+        let started = Execution::start(channel, start, self.given_up).await;
+        let started = started.map_err(|status| self.unavailable(&status))?;
+        let mut execution = started.ok_or_else(interrupted)?;
         let mut progress_at = Instant::now();
         let mut is_told = false;
         let mut n_good = 0;

@@ -210,6 +210,11 @@ async fn what_no_attempt_can_mend_is_not_retried() {
         (1, json!({"there": 1}), "missing_field"),
         (2, json!({"there": 1, "missing": 1}), "program_not_found"),
         (3, json!([1]), "bad_data"),
+        (
+            4,
+            json!({"there": "a".repeat(128 << 10), "missing": 1}),
+            "argument_too_long",
+        ),
     ] {
         working.scheduler.submit(n, data, None);
         let Outcome::Failed(failure) = working.scheduler.outcome(n).await else {
@@ -449,6 +454,27 @@ async fn the_pipeline_runs_for_one_call_over_http() {
         (status, &problem["type"]),
         (422, &json!("urn:workload:problem:missing-field"))
     );
+    let (status, body) = http(address, "POST /", &"a".repeat((1 << 20) + 1)).await;
+    assert_eq!(status, 413);
+    assert!(body.contains("urn:workload:problem:too-large"), "{body}");
+    working.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_is_given_up_while_its_step_starts_leaves_nothing() {
+    let working = Working::on(&[("a", &[BROOD])]).await;
+    let sleep = unique_sleep();
+    for n in 1..=20 {
+        working.scheduler.submit(n, json!({"for": sleep}), None);
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(..3_000))).await;
+        working.scheduler.lose(n, Reason::Cancelled);
+    }
+    working.scheduler.submit(21, json!({"for": 0}), None);
+    working.scheduler.outcome(21).await;
+    eventually(Duration::from_secs(5), || {
+        n_processes_with(&sleep) == 0 && working.task_directories() == 0
+    })
+    .await;
     working.stop().await;
 }
 
