@@ -11,6 +11,7 @@ mod service;
 mod tree;
 
 use std::{
+    fmt,
     future::Future,
     io,
     net::{AddrParseError, SocketAddr},
@@ -50,6 +51,15 @@ impl FromStr for Listen {
         match text.strip_prefix("unix:") {
             Some(path) => Ok(Self::Unix(path.into())),
             None => Ok(Self::Tcp(text.parse()?)),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -130,7 +140,7 @@ impl Executor {
             Listen::Unix(path) => bind_unix(path).map(Listener::Unix),
         };
         let listener = bound.map_err(|source| ExecutorError::Listen {
-            listen: format!("{listen:?}"),
+            listen: listen.to_string(),
             source,
         })?;
         Ok(Bound {

@@ -286,8 +286,8 @@ impl Builder {
             (Some(address), Some(direct)) => Some((address, direct)),
             (None, _) => None,
             (Some(_), None) => {
-                let rule = "must be said, or the scheduler, for there to be something to run";
-                return Err(Invalid::new("steps", rule).into());
+                let rule = "is missing, and so is the pipeline's file: there is nothing to run";
+                return Err(Invalid::new("endpoint", rule).into());
             }
         };
         Ok(Agent {

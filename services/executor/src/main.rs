@@ -26,7 +26,7 @@ async fn main() -> anyhow::Result<()> {
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
         )
         .init();
-    tracing::info!(listen = ?arguments.listen, "executor listens");
+    tracing::info!(listen = %arguments.listen, "executor listens");
     Executor::adopting()?
         .serve(&arguments.listen, worker_sdk::signalled())
         .await?;
