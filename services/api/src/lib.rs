@@ -29,6 +29,7 @@ mod problem;
 mod server;
 mod task;
 mod time;
+mod unread;
 mod view;
 
 use std::sync::Arc;
@@ -93,6 +94,7 @@ impl Api {
             .fallback(problem::no_such_path)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .layer(middleware::from_fn(guard::refuse_foreign))
+            .layer(middleware::from_fn(unread::read_to_end))
             .with_state(self.clone())
     }
 

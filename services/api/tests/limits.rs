@@ -123,3 +123,34 @@ async fn open_requests_end_before_the_server_does() {
         .unwrap()
         .unwrap();
 }
+
+#[tokio::test]
+async fn an_early_answer_reaches_a_client_that_is_still_sending() {
+    let (address, _end, _serving) = serve(Limits::default()).await;
+    for (path, expected) in [
+        ("/api/applications", "HTTP/1.1 413"),
+        ("/api/nothing", "HTTP/1.1 404"),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let body = vec![b'x'; 8 << 20];
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        let said = read_all(&mut stream).await;
+        assert!(said.starts_with(expected), "{path}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_not_told_to_send_what_nobody_reads() {
+    let (address, _end, _serving) = serve(Limits::default()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = "POST /api/nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                Expect: 100-continue\r\nContent-Length: 10\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let said = read_all(&mut stream).await;
+    assert!(said.starts_with("HTTP/1.1 404"), "{said}");
+}
