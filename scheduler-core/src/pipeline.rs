@@ -71,20 +71,6 @@ impl PipelineSpec {
             .validate()
             .map_err(|fault| fault.within("options"))
     }
-
-    /// The names of the fields that every task of this pipeline must have, each once, in order of first use.
-    #[must_use]
-    pub fn fields(&self) -> Vec<&str> {
-        let mut fields = Vec::new();
-        for command in self.steps.iter().flat_map(|step| &step.commands) {
-            for field in command.fields() {
-                if !fields.contains(&field) {
-                    fields.push(field);
-                }
-            }
-        }
-        fields
-    }
 }
 
 /// A pipeline as the catalogue knows it.

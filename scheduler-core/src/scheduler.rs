@@ -110,6 +110,15 @@ impl Scheduler {
         found.ok_or_else(|| Error::not_found("pipeline", &path.pipeline))
     }
 
+    /// Where the pipeline of a task is; the task itself is not read, and may not exist.
+    ///
+    /// # Errors
+    /// `NotFound`: the id is of no pipeline of the tenant.
+    pub fn path_of(&self, tenant: &TenantName, id: TaskId) -> Result<PipelinePath, Error> {
+        let pipeline = self.pipeline_of(tenant, id)?;
+        Ok(pipeline.path.clone())
+    }
+
     /// The pipeline of a task, if it is the tenant's: to everyone else the task does not exist.
     fn pipeline_of(&self, tenant: &TenantName, id: TaskId) -> Result<Arc<Pipeline>, Error> {
         let directory = self.shared.directory.borrow();
@@ -120,6 +129,11 @@ impl Scheduler {
             .cloned()
             .ok_or_else(|| Error::not_found("task", id))
     }
+}
+
+/// The driver answered another question, which it never does.
+fn misfit() -> Error {
+    Error::Internal("the answer does not fit the call".to_owned())
 }
 
 fn unreachable_port(what: &str, err: &crate::port::PortError) -> Error {

@@ -3,7 +3,7 @@
 //! A placeholder stands inside one argument and stays inside it, so no value can add an argument,
 //! open a quote or reach a shell.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde_json::{Map, Value};
 
@@ -76,6 +76,15 @@ impl CommandTemplate {
             })
     }
 
+    /// Whether [`fill`](Self::fill) can fill it, without doing so.
+    ///
+    /// # Errors
+    /// As `fill`.
+    pub fn check(&self, data: &Map<String, Value>) -> Result<(), Invalid> {
+        self.fields()
+            .try_for_each(|name| text_of(name, data).map(drop))
+    }
+
     /// The arguments, with each placeholder replaced by the field of its name: strings as they are,
     /// numbers and booleans as JSON text, objects and arrays as compact JSON.
     ///
@@ -136,7 +145,7 @@ impl fmt::Display for CommandTemplate {
     }
 }
 
-fn text_of(name: &str, data: &Map<String, Value>) -> Result<String, Invalid> {
+fn text_of<'a>(name: &str, data: &'a Map<String, Value>) -> Result<Cow<'a, str>, Invalid> {
     let missing = || {
         Invalid::new(
             name.to_owned(),
@@ -145,8 +154,8 @@ fn text_of(name: &str, data: &Map<String, Value>) -> Result<String, Invalid> {
     };
     let text = match data.get(name) {
         None | Some(Value::Null) => return Err(missing()),
-        Some(Value::String(text)) => text.clone(),
-        Some(value) => value.to_string(),
+        Some(Value::String(text)) => Cow::Borrowed(text.as_str()),
+        Some(value) => Cow::Owned(value.to_string()),
     };
     if text.contains('\0') {
         let rule = "must not contain NUL characters; no argument can hold one";
@@ -371,6 +380,7 @@ mod tests {
         let command = CommandTemplate::parse("p {{url}}").unwrap();
         for data in [json!({}), json!({"url": null})] {
             let fault = command.fill(data.as_object().unwrap()).unwrap_err();
+            assert_eq!(command.check(data.as_object().unwrap()), Err(fault.clone()));
             assert_eq!(fault.field, "url");
         }
     }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Scheduler, unreachable_port};
+use super::{Scheduler, misfit, unreachable_port};
 use crate::{
     ApplicationPath, Error, Pipeline, PipelinePath, PipelineSpec, Revision, TenantName,
-    action::Answer,
-    member::{Call, shards_of},
+    action::{Answer, Counts},
+    member::{Call, InMemory, shards_of},
     port::catalog::{Application, CatalogVersion, Change, Changed},
 };
 
@@ -181,23 +181,11 @@ impl Scheduler {
     }
 
     async fn delete_if_idle(&self, pipeline: &Pipeline) -> Result<(), Error> {
-        let backlog = self.backlog_of(pipeline).await?;
-        let counts = match self
-            .shared
-            .driver
-            .ask(Call::Count(pipeline.number, None))
-            .await?
-        {
-            Answer::Counted(counts) => counts,
-            _ => {
-                return Err(Error::Internal(
-                    "the answer does not fit the call".to_owned(),
-                ));
-            }
-        };
+        let counts = self.count(pipeline, None).await?;
         if counts.n_absent > 0 {
             return Err(Error::moved());
         }
+        let backlog = self.backlog_of(pipeline, &counts).await?;
         if backlog > 0 || counts.n_window > 0 || counts.has_parked {
             let what =
                 "the pipeline has tasks that have not ended; cancel them or let them end first";
@@ -217,21 +205,32 @@ impl Scheduler {
         forgotten.map_err(|err| unreachable_port("the store", &err))
     }
 
-    /// Accepted tasks that their shards have not read yet.
-    pub(super) async fn backlog_of(&self, pipeline: &Pipeline) -> Result<u64, Error> {
+    /// How many tasks of a pipeline are where, and which are in memory.
+    pub(super) async fn count(
+        &self,
+        pipeline: &Pipeline,
+        listed: Option<InMemory>,
+    ) -> Result<Counts, Error> {
+        match self
+            .shared
+            .driver
+            .ask(Call::Count(pipeline.number, listed))
+            .await?
+        {
+            Answer::Counted(counts) => Ok(counts),
+            _ => Err(misfit()),
+        }
+    }
+
+    /// Accepted tasks that their shards had not read when they were counted.
+    pub(super) async fn backlog_of(
+        &self,
+        pipeline: &Pipeline,
+        counts: &Counts,
+    ) -> Result<u64, Error> {
         let shards: Vec<_> = shards_of(pipeline).collect();
         let bounds = self.shared.ports.log.bounds(&shards).await;
         let bounds = bounds.map_err(|err| unreachable_port("the log", &err))?;
-        let Answer::Counted(counts) = self
-            .shared
-            .driver
-            .ask(Call::Count(pipeline.number, None))
-            .await?
-        else {
-            return Err(Error::Internal(
-                "the answer does not fit the call".to_owned(),
-            ));
-        };
         let n_unread = shards.iter().zip(&bounds).map(|(id, bounds)| {
             let next = counts.next_offsets.iter().find(|(of, _)| of == id);
             next.map_or(0, |(_, next)| bounds.end.0.saturating_sub(next.0))

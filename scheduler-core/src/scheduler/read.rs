@@ -105,8 +105,25 @@ impl Scheduler {
             n_max: limit,
             bytes_max: LIST_BYTES_MAX / below.len().max(1),
         };
-        let mut pages = self.list_stored(&query, &below, size).await?;
-        pages.extend(self.list_memory(&pipeline, &query, &below, size).await?);
+        // Memory first: what leaves it meanwhile is found in the store, and what comes back is seen there.
+        let in_memory = InMemory {
+            states: query.states.clone(),
+            below: below.clone(),
+            n_max: size.n_max,
+            bytes_max: size.bytes_max,
+        };
+        let mut counts = self.count(&pipeline, Some(in_memory)).await?;
+        let mut pages = pages_of(std::mem::take(&mut counts.tasks), size);
+        let stored = self.list_stored(&query, &below, size).await?;
+        let newer: BTreeSet<_> = stored
+            .iter()
+            .flat_map(|page| &page.tasks)
+            .map(|(id, _)| *id)
+            .collect();
+        for page in &mut pages {
+            page.tasks.retain(|(id, _)| !newer.contains(id));
+        }
+        pages.extend(stored);
         let Merged { tasks, read_to } = merge(pages, limit);
         let next_page_token = read_to.map(|read_to| {
             for (shard, offset) in read_to {
@@ -122,7 +139,7 @@ impl Scheduler {
         Ok(TaskPage {
             tasks: tasks.collect(),
             next_page_token,
-            backlog: self.backlog_of(&pipeline).await?,
+            backlog: self.backlog_of(&pipeline, &counts).await?,
         })
     }
 
@@ -157,45 +174,24 @@ impl Scheduler {
             .map(|(id, _)| *id)
             .collect();
         let seen = self.see(live.clone()).await?;
-        let here: BTreeSet<_> = live
+        let mut here: BTreeMap<_, _> = live
             .into_iter()
             .zip(seen)
-            .filter(|(_, seen)| matches!(seen, Seen::Here { .. }))
-            .map(|(id, _)| id)
+            .filter_map(|(id, seen)| match seen {
+                Seen::Here { task, .. } => Some((id, *task)),
+                Seen::Backlog(_) | Seen::Left | Seen::Nowhere => None,
+            })
             .collect();
+        let is_wanted = |state| query.states.is_empty() || query.states.contains(&state);
         for page in &mut pages {
-            page.tasks.retain(|(id, _)| !here.contains(id));
+            page.tasks.retain_mut(|(id, task)| {
+                if let Some(shown) = here.remove(id) {
+                    *task = shown;
+                }
+                is_wanted(task.state.name())
+            });
         }
         Ok(pages)
-    }
-
-    async fn list_memory(
-        &self,
-        pipeline: &Pipeline,
-        query: &ListTasks,
-        below: &BTreeMap<ShardId, Option<Offset>>,
-        size: PageSize,
-    ) -> Result<Vec<Page>, Error> {
-        let in_memory = InMemory {
-            states: query.states.clone(),
-            below: below.clone(),
-            n_max: size.n_max,
-            bytes_max: size.bytes_max,
-        };
-        let call = Call::Count(pipeline.number, Some(in_memory));
-        let Answer::Counted(counts) = self.shared.driver.ask(call).await? else {
-            return Err(Error::Internal(
-                "the answer does not fit the call".to_owned(),
-            ));
-        };
-        let mut tasks: BTreeMap<ShardId, Vec<StoredTask>> = BTreeMap::new();
-        for (shard, task) in counts.tasks {
-            tasks.entry(shard).or_default().push(task);
-        }
-        let pages = tasks.into_iter();
-        Ok(pages
-            .map(|(shard, tasks)| Page::new(shard, tasks, size))
-            .collect())
     }
 
     async fn see(&self, ids: Vec<TaskId>) -> Result<Vec<Seen>, Error> {
@@ -271,6 +267,18 @@ struct Merged {
     tasks: Vec<(TaskId, StoredTask)>,
     /// If there may be more: for the shards that were read, how far.
     read_to: Option<Vec<(ShardId, Offset)>>,
+}
+
+/// The pages of what is in memory.
+fn pages_of(tasks: Vec<(ShardId, StoredTask)>, size: PageSize) -> Vec<Page> {
+    let mut by_shard: BTreeMap<ShardId, Vec<StoredTask>> = BTreeMap::new();
+    for (shard, task) in tasks {
+        by_shard.entry(shard).or_default().push(task);
+    }
+    let pages = by_shard.into_iter();
+    pages
+        .map(|(shard, tasks)| Page::new(shard, tasks, size))
+        .collect()
 }
 
 /// Merges pages, newest first, as far as all of them are known.
@@ -387,7 +395,12 @@ fn decode_token(
     token: &str,
     pipeline: &Pipeline,
 ) -> Result<BTreeMap<ShardId, Option<Offset>>, Invalid> {
-    let not_a_token = || Invalid::new("page_token", "is none; use the one of the page before");
+    let not_a_token = || {
+        Invalid::new(
+            "page_token",
+            "must be the next_page_token of a page of this pipeline",
+        )
+    };
     let bytes = BASE32_NOPAD_NOCASE
         .decode(token.as_bytes())
         .map_err(|_| not_a_token())?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::Scheduler;
+use super::{Scheduler, misfit};
 use crate::{
     Error, IdempotencyKey, Invalid, Partition, Pipeline, PipelinePath, ShardId, StateName, TaskId,
     TaskOptions, Timestamp,
@@ -205,7 +205,7 @@ fn check_data(pipeline: &Pipeline, data: &Bytes) -> Result<(), Error> {
     let data: Map<String, Value> = serde_json::from_slice(data)
         .map_err(|err| Error::Malformed(format!("the task's data must be a JSON object: {err}")))?;
     for command in pipeline.spec.steps.iter().flat_map(|step| &step.commands) {
-        command.fill(&data)?;
+        command.check(&data)?;
     }
     Ok(())
 }
@@ -224,8 +224,6 @@ async fn finish_keyed(begun: Result<Answers, Error>, state: StateName) -> Result
             },
             repeated,
         }),
-        _ => Err(Error::Internal(
-            "the answer does not fit the call".to_owned(),
-        )),
+        _ => Err(misfit()),
     }
 }

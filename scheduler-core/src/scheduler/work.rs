@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::de::IgnoredAny;
 
-use super::Scheduler;
+use super::{Scheduler, misfit};
 use crate::{
     Error, Invalid, Outcome, PipelinePath, TaskId, TenantName,
     action::Answer,
@@ -47,9 +47,7 @@ impl Scheduler {
             .await?
         {
             Answer::Leased(leased) => leased,
-            _ => Err(Error::Internal(
-                "the answer does not fit the call".to_owned(),
-            )),
+            _ => Err(misfit()),
         }
     }
 
@@ -92,9 +90,7 @@ impl Scheduler {
         for (at, answer) in places.into_iter().zip(answered) {
             answers[at] = match answer {
                 Ok(Answer::Reported(answer)) => answer,
-                Ok(_) => Err(Error::Internal(
-                    "the answer does not fit the call".to_owned(),
-                )),
+                Ok(_) => Err(misfit()),
                 Err(error) => Err(error),
             };
         }
@@ -169,9 +165,7 @@ impl Scheduler {
         for (at, answer) in places.into_iter().zip(answered) {
             answers[at] = match answer {
                 Ok(Answer::Renewed(answer)) => answer,
-                Ok(_) => Err(Error::Internal(
-                    "the answer does not fit the call".to_owned(),
-                )),
+                Ok(_) => Err(misfit()),
                 Err(error) => Err(error),
             };
         }
@@ -188,9 +182,7 @@ impl Scheduler {
         match self.shared.driver.ask(Call::Cancel(id)).await? {
             Answer::Cancelled(answer) => answer?,
             _ => {
-                return Err(Error::Internal(
-                    "the answer does not fit the call".to_owned(),
-                ));
+                return Err(misfit());
             }
         }
         match self.get(tenant, id).await {

@@ -57,8 +57,9 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path = Path::from_request_parts(parts, state).await;
-        path.map(|Path(segments)| Self(segments))
-            .map_err(|err| Problem::malformed(format!("the path is none: {}", err.body_text())))
+        path.map(|Path(segments)| Self(segments)).map_err(|err| {
+            Problem::malformed(format!("the path cannot be read: {}", err.body_text()))
+        })
     }
 }
 

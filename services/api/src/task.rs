@@ -254,10 +254,10 @@ fn read_states(text: &str) -> Result<Vec<StateName>, Problem> {
 }
 
 /// The id of a task of this application: to everyone else it does not exist.
-async fn task_of(api: &Api, app: &str, id: &str) -> Result<TaskId, Problem> {
+fn task_of(api: &Api, app: &str, id: &str) -> Result<TaskId, Problem> {
     let id = read_id(id)?;
-    let task = api.scheduler().get(api.tenant(), id).await?;
-    if task.path.application.as_str() == app {
+    let path = api.scheduler().path_of(api.tenant(), id)?;
+    if path.application.as_str() == app {
         Ok(id)
     } else {
         Err(Error::not_found("task", id).into())
@@ -270,7 +270,7 @@ async fn read(
     uri: Uri,
 ) -> Result<impl IntoResponse, Problem> {
     let query: WaitQuery = read_query(&uri)?;
-    let id = task_of(&api, &app, &id).await?;
+    let id = task_of(&api, &app, &id)?;
     let task = match query.wait.as_deref() {
         Some(wait) => {
             api.scheduler()
@@ -287,7 +287,7 @@ async fn cancel(
     Segments((app, id)): Segments<(String, String)>,
     _: NoQuery,
 ) -> Result<impl IntoResponse, Problem> {
-    let id = task_of(&api, &app, &id).await?;
+    let id = task_of(&api, &app, &id)?;
     let task = api.scheduler().cancel(api.tenant(), id).await?;
     Ok(Json(TaskJson::from(task)))
 }
