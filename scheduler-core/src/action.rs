@@ -43,10 +43,14 @@ pub enum Action {
     /// Tell the worker that this lease is lost. The member takes it and answers the poll that names the
     /// lease; a driver never sees it.
     LeaseEnded(Held, LeaseLost),
+    /// Show that everything below this offset is durably ended or stored.
+    Watermark(ShardId, Offset),
     /// Trim the log.
     Trim(ShardId, Offset),
     /// Say that a shard cannot be scheduled, and why: people must look.
     Refused(ShardId, String),
+    /// Say that a shard lost its place in the log, and why; it is claimed anew.
+    LogLost(ShardId, String),
     /// Tell the placement that these slots are given up.
     GiveUp(Vec<Slot>),
     /// Everything is saved and released; the member can stop.

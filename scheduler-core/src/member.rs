@@ -50,6 +50,8 @@ pub enum Event {
     Released(Vec<ShardId>),
     /// What a fetch found, and from which offset each shard's was.
     Fetched(Vec<(Offset, Fetched)>),
+    /// The log does not hold the offset any more that was to be read next, and why.
+    LogLost(ShardId, Offset, String),
     /// What became of a lane's flush; `Err` if nothing is known.
     Flushed(u16, Result<Vec<Flushed>, FailureKind>),
     /// A task that was to be read.
@@ -189,6 +191,7 @@ impl Member {
                     });
                 }
             }
+            Event::LogLost(id, from, why) => self.log_lost(id, from, &why, now, out),
             Event::Flushed(lane, answers) => self.flushed(lane, answers, now, out),
             Event::Loaded(id, epoch, offset, loaded) => {
                 self.with_epoch(id, epoch, |shard| shard.loaded(offset, loaded, now, out));

@@ -7,7 +7,8 @@ mod submit;
 mod work;
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -51,6 +52,8 @@ struct Shared {
     ports: Ports,
     driver: Handle,
     directory: watch::Sender<Arc<Directory>>,
+    /// Pipelines whose log could not be made yet.
+    unlogged: Mutex<BTreeMap<PipelineNumber, Arc<Pipeline>>>,
     /// Pipelines that are being deleted. Submits hold it for reading until the log has answered, so that
     /// none slips in behind the last look.
     closing: RwLock<FxHashSet<PipelineNumber>>,
@@ -73,6 +76,7 @@ impl Scheduler {
             ports,
             driver,
             directory: watch::Sender::new(Arc::new(Directory::default())),
+            unlogged: Mutex::default(),
             closing: RwLock::default(),
             next_partition: AtomicU64::new(0),
         });

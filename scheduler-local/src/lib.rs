@@ -22,7 +22,7 @@
 //! let pipeline = &local.catalog().snapshot().await?.pipelines[0];
 //!
 //! let log = local.log();
-//! log.ensure(pipeline).await?;
+//! log.ensure(&[pipeline]).await?;
 //! let shard = ShardId { pipeline: pipeline.number, partition: Partition(0) };
 //! let task = NewTask { data: r#"{"to":"you"}"#.into(), options: None, traceparent: None };
 //! for appended in log.append(vec![NewRecord { shard, task }]).await {

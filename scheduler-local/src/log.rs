@@ -9,7 +9,7 @@ use scheduler_core::{
     Offset, Pipeline, ShardId, Timestamp,
     port::{
         FailureKind, PortError, TaskLog,
-        log::{Appended, Bounds, Fetch, Fetched, NewRecord, Record},
+        log::{Appended, Bounds, Fetch, Fetched, Fetches, NewRecord, Record},
     },
 };
 use sqlx::{Row, SqlitePool, sqlite::SqliteRow};
@@ -55,12 +55,12 @@ impl LocalLog {
     }
 
     /// Reads a partition from the database, up to `end`; empty if it was trimmed meanwhile.
-    async fn read(&self, fetch: &Fetch, from: Offset, end: Offset) -> Result<Fetched, PortError> {
+    async fn read(&self, fetch: &Fetch, end: Offset) -> Result<Fetched, PortError> {
         const OPERATION: &str = "fetch records";
         let mut fetched = Fetched {
             shard: fetch.shard,
             records: Vec::new(),
-            next: from,
+            next: fetch.from,
         };
         let mut n_bytes = 0;
         while fetched.next < end {
@@ -100,6 +100,22 @@ impl LocalLog {
             }
         }
         Ok(fetched)
+    }
+
+    /// Makes one log, or finds it made.
+    async fn ensure_one(&self, pipeline: &Pipeline) -> Result<(), PortError> {
+        const OPERATION: &str = "make a log";
+        let op = || Op::Ensure {
+            pipeline: pipeline.number,
+            n_partitions: pipeline.spec.n_partitions,
+        };
+        if self.view.knows(pipeline.number) {
+            return Ok(());
+        }
+        while let Outcome::Step { more: true } = self.writer.call(OPERATION, op(), 0).await? {
+            self.remove(pipeline).await?;
+        }
+        Ok(())
     }
 
     /// Whether nothing is kept at this offset any more. Asks the database, which can be ahead of the view.
@@ -148,16 +164,19 @@ impl LocalLog {
         rows.iter().map(batch).collect()
     }
 
-    async fn fetch_now(&self, wanted: &[Fetch]) -> Result<Vec<Fetched>, PortError> {
-        let mut news = Vec::new();
+    async fn fetch_now(&self, wanted: &[Fetch]) -> Result<Fetches, PortError> {
+        let mut news = Fetches::default();
         for (fetch, plan) in self.view.plan(wanted) {
             match plan {
                 Plan::Nothing => {}
-                Plan::Known(fetched) => news.push(fetched),
-                Plan::Read { from, end } => {
-                    let fetched = self.read(&fetch, from, end).await?;
+                Plan::Lost(start) => news
+                    .lost
+                    .push((fetch.shard, format!("the log starts at {start}"))),
+                Plan::Known(fetched) => news.read.push(fetched),
+                Plan::Read { end } => {
+                    let fetched = self.read(&fetch, end).await?;
                     if fetched.next > fetch.from {
-                        news.push(fetched);
+                        news.read.push(fetched);
                     }
                 }
             }
@@ -173,19 +192,12 @@ fn no_log(operation: &'static str, shard: ShardId) -> PortError {
 
 #[async_trait]
 impl TaskLog for LocalLog {
-    async fn ensure(&self, pipeline: &Pipeline) -> Result<(), PortError> {
-        const OPERATION: &str = "make a log";
-        let op = || Op::Ensure {
-            pipeline: pipeline.number,
-            n_partitions: pipeline.spec.n_partitions,
-        };
-        if self.view.knows(pipeline.number) {
-            return Ok(());
+    async fn ensure(&self, pipelines: &[Arc<Pipeline>]) -> Vec<Result<(), PortError>> {
+        let mut answers = Vec::with_capacity(pipelines.len());
+        for pipeline in pipelines {
+            answers.push(self.ensure_one(pipeline).await);
         }
-        while let Outcome::Step { more: true } = self.writer.call(OPERATION, op(), 0).await? {
-            self.remove(pipeline).await?;
-        }
-        Ok(())
+        answers
     }
 
     async fn remove(&self, pipeline: &Pipeline) -> Result<(), PortError> {
@@ -226,13 +238,13 @@ impl TaskLog for LocalLog {
         }
     }
 
-    async fn fetch(&self, wanted: &[Fetch], wait: Duration) -> Result<Vec<Fetched>, PortError> {
+    async fn fetch(&self, wanted: &[Fetch], wait: Duration) -> Result<Fetches, PortError> {
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             // Registered before the look, so that an append in between is not missed.
             let changed = self.view.changed();
             let news = self.fetch_now(wanted).await?;
-            if !news.is_empty() {
+            if news != Fetches::default() {
                 return Ok(news);
             }
             if tokio::time::timeout_at(deadline, changed).await.is_err() {
@@ -255,11 +267,11 @@ impl TaskLog for LocalLog {
             return Ok(None);
         }
         let fetched = self.fetch_now(&[fetch]).await?;
-        let records = fetched.into_iter().flat_map(|fetched| fetched.records);
+        let records = fetched.read.into_iter().flat_map(|fetched| fetched.records);
         Ok(records.into_iter().find(|record| record.offset == offset))
     }
 
-    async fn bounds(&self, shards: &[ShardId]) -> Result<Vec<Bounds>, PortError> {
+    async fn bounds(&self, shards: &[ShardId]) -> Vec<Result<Bounds, PortError>> {
         let bounds = |shard: &ShardId| {
             let bounds = self.view.bounds(*shard);
             bounds.ok_or_else(|| no_log("read bounds", *shard))
@@ -270,5 +282,10 @@ impl TaskLog for LocalLog {
     async fn trim(&self, below: &[(ShardId, Offset)]) -> Result<(), PortError> {
         let op = || Op::Trim(below.to_vec());
         self.writer.call_in_steps("trim a log", op).await
+    }
+
+    async fn publish_watermarks(&self, _watermarks: &[(ShardId, Offset)]) -> Result<(), PortError> {
+        // Who looks into the database finds the watermarks in its table of shards.
+        Ok(())
     }
 }

@@ -2,7 +2,10 @@
 
 mod read;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use async_trait::async_trait;
 use scheduler_core::{
@@ -151,6 +154,10 @@ impl TaskStore for LocalStore {
 
     async fn list(&self, pages: &[ListPage]) -> Result<Vec<Vec<StoredTask>>, PortError> {
         read::list(&self.readers, pages, now_key()).await
+    }
+
+    async fn owners(&self, shards: &[ShardId]) -> Result<Vec<Option<Arc<str>>>, PortError> {
+        read::owners(&self.readers, shards).await
     }
 
     async fn forget(&self, pipeline: PipelineNumber) -> Result<(), PortError> {

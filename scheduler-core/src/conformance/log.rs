@@ -7,10 +7,10 @@ use super::{
     sample::{fetch, full_task, pipeline, record, shard},
 };
 use crate::{
-    Offset, ShardId,
+    Offset, Pipeline, ShardId,
     port::{
         FailureKind, PortError, TaskLog,
-        log::{Appended, Fetch, Fetched, NewRecord, Record, RecordBody},
+        log::{Appended, Bounds, Fetch, Fetched, Fetches, NewRecord, Record, RecordBody},
     },
 };
 
@@ -27,8 +27,25 @@ async fn in_time<T>(future: impl Future<Output = T>) -> T {
 
 async fn open(home: At<'_>, n_partitions: u16) -> Arc<dyn TaskLog> {
     let log = home.open().await;
-    log.ensure(&pipeline(1, n_partitions)).await.unwrap();
+    ensure(&*log, pipeline(1, n_partitions)).await;
     log
+}
+
+async fn ensure(log: &dyn TaskLog, pipeline: Pipeline) {
+    let answers = log.ensure(&[Arc::new(pipeline)]).await;
+    assert!(matches!(answers[..], [Ok(())]), "{answers:?}");
+}
+
+async fn bounds(log: &dyn TaskLog, shards: &[ShardId]) -> Vec<Bounds> {
+    let answers = in_time(log.bounds(shards)).await;
+    answers.into_iter().map(Result::unwrap).collect()
+}
+
+/// Waits for news of partitions that hold what is wanted of them.
+async fn fetch_read(log: &dyn TaskLog, wanted: &[Fetch]) -> Vec<Fetched> {
+    let fetched = in_time(log.fetch(wanted, LONG)).await.unwrap();
+    assert_eq!(fetched.lost, []);
+    fetched.read
 }
 
 async fn append(log: &dyn TaskLog, records: Vec<NewRecord>) -> Vec<Appended> {
@@ -54,8 +71,7 @@ async fn read(log: &dyn TaskLog, shard: ShardId, from: Offset, n: usize) -> Vec<
     let mut records = Vec::new();
     let mut wanted = fetch(shard, from);
     while records.len() < n {
-        let fetched = in_time(log.fetch(&[wanted], LONG)).await.unwrap();
-        for fetched in fetched {
+        for fetched in fetch_read(log, &[wanted]).await {
             assert_eq!(fetched.shard, shard);
             check_order(&fetched, wanted.from);
             wanted.from = fetched.next;
@@ -196,10 +212,7 @@ pub async fn a_dropped_append_lands_at_most_once(home: At<'_>) {
     let mut seen = Vec::new();
     let mut from = Offset::ZERO;
     while !seen.iter().any(|text| text == "last") {
-        for fetched in in_time(log.fetch(&[fetch(shard, from)], LONG))
-            .await
-            .unwrap()
-        {
+        for fetched in fetch_read(&*log, &[fetch(shard, from)]).await {
             from = fetched.next;
             seen.extend(texts(&fetched.records));
         }
@@ -230,7 +243,7 @@ pub async fn a_waiting_fetch_is_woken_by_an_append(home: At<'_>) {
         let appending = append_n(&*log, shard(1, partition), 0..1);
         let both = async { tokio::join!(waiting, appending) };
         let (fetched, offsets) = in_time(both).await;
-        let fetched = fetched.unwrap();
+        let fetched = fetched.unwrap().read;
         assert_eq!(fetched.len(), 1);
         assert_eq!(fetched[0].shard, shard(1, partition));
         assert_eq!(fetched[0].records[0].offset, offsets[0]);
@@ -245,7 +258,8 @@ pub async fn a_fetch_without_news_ends_after_its_wait(home: At<'_>) {
         fetch(shard(1, 1), Offset::ZERO),
     ];
     for wait in [Duration::ZERO, Duration::from_millis(20)] {
-        assert_eq!(in_time(log.fetch(&wanted, wait)).await.unwrap(), []);
+        let fetched = in_time(log.fetch(&wanted, wait)).await.unwrap();
+        assert_eq!(fetched, Fetches::default());
     }
 }
 
@@ -271,7 +285,7 @@ pub async fn a_fetch_keeps_its_limits_and_reads_on(home: At<'_>) {
             n_max,
             bytes_max,
         };
-        let fetched = in_time(log.fetch(&[wanted], LONG)).await.unwrap();
+        let fetched = fetch_read(&*log, &[wanted]).await;
         let n_fetched = fetched[0].records.len();
         assert!(
             (1..=n).contains(&n_fetched),
@@ -294,7 +308,7 @@ pub async fn a_fetch_leaves_out_partitions_without_news(home: At<'_>) {
         fetch(shard(1, 1), Offset::ZERO),
         fetch(shard(1, 2), Offset::ZERO),
     ];
-    let fetched = in_time(log.fetch(&wanted, LONG)).await.unwrap();
+    let fetched = fetch_read(&*log, &wanted).await;
     let shards: Vec<_> = fetched.iter().map(|fetched| fetched.shard).collect();
     assert_eq!(shards, [shard(1, 2)]);
 }
@@ -319,7 +333,7 @@ pub async fn a_record_is_read_at_its_offset(home: At<'_>) {
 pub async fn bounds_follow_the_records(home: At<'_>) {
     let log = open(home, 2).await;
     let offsets = append_n(&*log, shard(1, 1), 0..5).await;
-    let bounds = log.bounds(&[shard(1, 1), shard(1, 0)]).await.unwrap();
+    let bounds = bounds(&*log, &[shard(1, 1), shard(1, 0)]).await;
     assert_eq!(bounds.len(), 2);
     assert!(bounds[0].start <= offsets[0]);
     assert!(bounds[0].end > offsets[4]);
@@ -334,13 +348,13 @@ pub async fn trimmed_records_are_gone_and_the_others_stay(home: At<'_>) {
     let mut offsets = append_n(&*log, trimmed, 0..4).await;
     offsets.extend(append_n(&*log, trimmed, 4..8).await);
     append_n(&*log, whole, 0..2).await;
-    let end = log.bounds(&[trimmed]).await.unwrap()[0].end;
+    let end = bounds(&*log, &[trimmed]).await[0].end;
     for below in [2, 4, 4, 1, 6] {
         log.trim(&[(trimmed, offsets[below])]).await.unwrap();
     }
     drop(log);
     let log = open(home, 2).await;
-    let bounds = log.bounds(&[trimmed]).await.unwrap();
+    let bounds = bounds(&*log, &[trimmed]).await;
     assert_eq!((bounds[0].start, bounds[0].end), (offsets[6], end));
     assert_eq!(log.read_at(trimmed, offsets[5]).await.unwrap(), None);
     assert_eq!(
@@ -350,19 +364,27 @@ pub async fn trimmed_records_are_gone_and_the_others_stay(home: At<'_>) {
     assert_eq!(read(&*log, whole, Offset::ZERO, 2).await.len(), 2);
 }
 
-/// Also where no record is left at all.
-pub async fn a_fetch_from_below_the_start_reads_on_at_the_start(home: At<'_>) {
+/// And reads nothing; also where no record is left at all.
+pub async fn a_fetch_from_below_the_start_is_lost(home: At<'_>) {
     let log = open(home, 1).await;
     let shard = shard(1, 0);
     let offsets = append_n(&*log, shard, 0..8).await;
     log.trim(&[(shard, offsets[5])]).await.unwrap();
-    let records = read(&*log, shard, Offset::ZERO, 3).await;
+    let records = read(&*log, shard, offsets[5], 3).await;
     assert_eq!(texts(&records), ["5", "6", "7"]);
-    let end = log.bounds(&[shard]).await.unwrap()[0].end;
-    log.trim(&[(shard, end)]).await.unwrap();
-    let wanted = [fetch(shard, Offset::ZERO)];
-    let fetched = in_time(log.fetch(&wanted, LONG)).await.unwrap();
-    assert_eq!((fetched[0].records.len(), fetched[0].next), (0, end));
+    let end = bounds(&*log, &[shard]).await[0].end;
+    for start in [offsets[5], end] {
+        log.trim(&[(shard, start)]).await.unwrap();
+        let below = Offset(start.0 - 1);
+        let fetched = in_time(log.fetch(&[fetch(shard, below)], LONG))
+            .await
+            .unwrap();
+        assert_eq!(fetched.read, [], "from {below:?}");
+        assert!(
+            matches!(fetched.lost[..], [(lost, _)] if lost == shard),
+            "{fetched:?}"
+        );
+    }
 }
 
 /// Offsets go on where they were.
@@ -377,10 +399,7 @@ pub async fn a_trim_beyond_the_end_forgets_no_later_record(home: At<'_>) {
     let log = open(home, 1).await;
     let later = append_n(&*log, shard, 3..5).await;
     assert!(later[0] > offsets[2]);
-    assert_eq!(
-        texts(&read(&*log, shard, Offset::ZERO, 2).await),
-        ["3", "4"]
-    );
+    assert_eq!(texts(&read(&*log, shard, later[0], 2).await), ["3", "4"]);
 }
 
 /// Neither in the same process nor in the next.
@@ -388,26 +407,26 @@ pub async fn ensuring_again_changes_nothing(home: At<'_>) {
     let log = open(home, 1).await;
     let shard = shard(1, 0);
     append_n(&*log, shard, 0..3).await;
-    let before = log.bounds(&[shard]).await.unwrap();
-    log.ensure(&pipeline(1, 1)).await.unwrap();
-    assert_eq!(log.bounds(&[shard]).await.unwrap(), before);
+    let before = bounds(&*log, &[shard]).await;
+    ensure(&*log, pipeline(1, 1)).await;
+    assert_eq!(bounds(&*log, &[shard]).await, before);
     drop(log);
     let log = open(home, 1).await;
-    assert_eq!(log.bounds(&[shard]).await.unwrap(), before);
+    assert_eq!(bounds(&*log, &[shard]).await, before);
 }
 
 /// With another incarnation and none of the records.
 pub async fn a_log_removed_and_made_again_is_another_one(home: At<'_>) {
     let log = open(home, 1).await;
-    log.ensure(&pipeline(2, 1)).await.unwrap();
+    ensure(&*log, pipeline(2, 1)).await;
     append_n(&*log, shard(1, 0), 0..3).await;
     append_n(&*log, shard(2, 0), 0..3).await;
     let shards = [shard(1, 0), shard(2, 0)];
-    let before = log.bounds(&shards).await.unwrap();
+    let before = bounds(&*log, &shards).await;
     assert_ne!(before[0].incarnation, before[1].incarnation);
     log.remove(&pipeline(1, 1)).await.unwrap();
-    log.ensure(&pipeline(1, 1)).await.unwrap();
-    let after = log.bounds(&shards).await.unwrap();
+    ensure(&*log, pipeline(1, 1)).await;
+    let after = bounds(&*log, &shards).await;
     assert_ne!(after[0].incarnation, before[0].incarnation);
     assert_eq!(after[0].start, after[0].end);
     assert_eq!(after[1], before[1], "the other log is untouched");
@@ -444,14 +463,14 @@ pub async fn a_reopened_log_has_kept_everything(home: At<'_>) {
             .map(|shard| record(*shard, format!("{round}-{shard}")));
         append(&*log, records.collect()).await;
     }
-    let before = log.bounds(&shards).await.unwrap();
+    let before = bounds(&*log, &shards).await;
     let mut kept = Vec::new();
     for shard in &shards {
         kept.push(read(&*log, *shard, Offset::ZERO, 5).await);
     }
     drop(log);
     let log = open(home, 4).await;
-    assert_eq!(log.bounds(&shards).await.unwrap(), before);
+    assert_eq!(bounds(&*log, &shards).await, before);
     for (shard, kept) in shards.iter().zip(&kept) {
         assert_eq!(read(&*log, *shard, Offset::ZERO, 5).await, *kept);
         let next = append_n(&*log, *shard, 0..1).await[0];

@@ -1,6 +1,10 @@
 //! One port call per kind of action and turn, each in a task of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
@@ -14,7 +18,7 @@ use crate::{
     member::Event,
     port::{
         Clock, FailureKind, PortError,
-        log::{Fetch, Fetched, NewRecord, NewTask},
+        log::{Fetch, Fetched, Fetches, NewRecord, NewTask},
         placement::PlacementEvent,
         store::{Claim, DuePage, Found, Lookup, ShardFlush},
     },
@@ -26,6 +30,8 @@ use crate::{
 const FETCH_WAIT: Duration = Duration::from_secs(1);
 /// How long to wait after a failed fetch, placement or proof.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often the log is told how far it is worked off.
+const PUBLISH_EVERY: Duration = Duration::from_secs(5);
 /// The most shards of one claim.
 const CLAIM_MAX: usize = 256;
 
@@ -40,6 +46,8 @@ pub(super) struct Performer {
     appends: Vec<(ShardId, Epoch, IdempotencyKey, NewTask)>,
     pages: Vec<(Epoch, DuePage)>,
     trims: Vec<(ShardId, Offset)>,
+    /// Durable watermarks that the log was not told yet.
+    watermarks: Arc<Mutex<BTreeMap<ShardId, Offset>>>,
 }
 
 impl Performer {
@@ -57,6 +65,7 @@ impl Performer {
             appends: Vec::new(),
             pages: Vec::new(),
             trims: Vec::new(),
+            watermarks: Arc::default(),
         }
     }
 
@@ -84,8 +93,17 @@ impl Performer {
             Action::ReadDue(epoch, page) => self.pages.push((epoch, page)),
             Action::FindKey(id, epoch, key) => self.keys.push((id, epoch, key)),
             Action::AppendKeyed(id, epoch, key, task) => self.appends.push((id, epoch, key, task)),
+            Action::Watermark(id, watermark) => drop(
+                self.watermarks
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(id, watermark),
+            ),
             Action::Trim(id, below) => self.trims.push((id, below)),
             Action::Refused(shard, why) => error!(%shard, why, "shard cannot be scheduled"),
+            Action::LogLost(shard, why) => {
+                warn!(%shard, why, "the log lost what was to be read next")
+            }
             // Those are the turn's and the member's own.
             Action::Answer(..) | Action::Ended(_) | Action::LeaseEnded(..) | Action::Stopped => {}
         }
@@ -119,10 +137,10 @@ impl Performer {
                 Err(err) => {
                     warn_port(&err, "fetch");
                     clock.sleep_until(clock.now() + RETRY).await;
-                    Vec::new()
+                    Fetches::default()
                 }
             };
-            vec![fetched_event(&wanted, fetched)]
+            fetch_events(&wanted, fetched)
         })
     }
 
@@ -290,8 +308,8 @@ impl Performer {
         });
     }
 
-    /// Follows the placement and proves the membership until the guard is dropped.
-    pub(super) fn follow_placement(&self) -> JoinSet<()> {
+    /// Follows the placement, proves the membership and publishes watermarks until the guard is dropped.
+    pub(super) fn start_guards(&self) -> JoinSet<()> {
         let mut guards = JoinSet::new();
         let (ports, events) = (self.ports.clone(), self.events.clone());
         guards.spawn(async move {
@@ -325,20 +343,38 @@ impl Performer {
                 ports.clock.sleep_until(asked_at + every).await;
             }
         });
+        let (ports, watermarks) = (self.ports.clone(), Arc::clone(&self.watermarks));
+        guards.spawn(async move {
+            loop {
+                ports
+                    .clock
+                    .sleep_until(ports.clock.now() + PUBLISH_EVERY)
+                    .await;
+                publish(&ports, &watermarks).await;
+            }
+        });
         guards
+    }
+
+    /// Tells the log what it was not told yet.
+    pub(super) async fn publish_watermarks(&self) {
+        publish(&self.ports, &self.watermarks).await;
     }
 }
 
 /// Pairs each answer with the offset it was asked for; what was wanted is in the order of shards.
-fn fetched_event(wanted: &[Fetch], fetched: Vec<Fetched>) -> Event {
+fn fetch_events(wanted: &[Fetch], fetches: Fetches) -> Vec<Event> {
     let from = |id| {
         let at = wanted.binary_search_by_key(&id, |fetch| fetch.shard).ok()?;
         Some(wanted[at].from)
     };
-    let paired = fetched
-        .into_iter()
-        .filter_map(|fetched| Some((from(fetched.shard)?, fetched)));
-    Event::Fetched(paired.collect())
+    let paired = |fetched: Fetched| Some((from(fetched.shard)?, fetched));
+    let lost = fetches.lost.into_iter();
+    lost.filter_map(|(id, why)| Some(Event::LogLost(id, from(id)?, why)))
+        .chain([Event::Fetched(
+            fetches.read.into_iter().filter_map(paired).collect(),
+        )])
+        .collect()
 }
 
 async fn claim(
@@ -346,23 +382,44 @@ async fn claim(
     ids: &[ShardId],
     address: &Arc<str>,
 ) -> Result<Vec<Event>, PortError> {
-    let before = ports.log.bounds(ids).await?;
-    let claims: Vec<_> = ids
-        .iter()
-        .zip(&before)
-        .map(|(shard, bounds)| Claim {
-            shard: *shard,
-            address: Arc::clone(address),
-            incarnation: Arc::clone(&bounds.incarnation),
-        })
-        .collect();
+    let mut events = Vec::with_capacity(ids.len());
+    let failed = |id, err: &PortError| {
+        warn_port(err, "read the bounds of a log");
+        Event::ClaimFailed(id, err.kind())
+    };
+    let mut claims = Vec::with_capacity(ids.len());
+    for (shard, bounds) in ids.iter().zip(ports.log.bounds(ids).await) {
+        match bounds {
+            Ok(bounds) => claims.push(Claim {
+                shard: *shard,
+                address: Arc::clone(address),
+                incarnation: bounds.incarnation,
+            }),
+            Err(err) => events.push(failed(*shard, &err)),
+        }
+    }
     let claimed = ports.store.claim(&claims).await?;
     // Only now: what an earlier owner leased before it was fenced lies below this end.
-    let bounds = ports.log.bounds(ids).await?;
-    let events = claimed.into_iter().zip(bounds);
-    Ok(events
-        .map(|(claimed, bounds)| Event::Claimed(claimed, bounds))
-        .collect())
+    let ids: Vec<_> = claimed.iter().map(|claimed| claimed.shard).collect();
+    for (claimed, bounds) in claimed.into_iter().zip(ports.log.bounds(&ids).await) {
+        match bounds {
+            Ok(bounds) => events.push(Event::Claimed(claimed, bounds)),
+            Err(err) => events.push(failed(claimed.shard, &err)),
+        }
+    }
+    Ok(events)
+}
+
+async fn publish(ports: &Ports, watermarks: &Mutex<BTreeMap<ShardId, Offset>>) {
+    let news = std::mem::take(&mut *watermarks.lock().unwrap_or_else(PoisonError::into_inner));
+    if news.is_empty() {
+        return;
+    }
+    let news: Vec<_> = news.into_iter().collect();
+    if let Err(err) = ports.log.publish_watermarks(&news).await {
+        // What is shown is behind until the watermark moves again; nothing is decided by it.
+        warn_port(&err, "publish watermarks");
+    }
 }
 
 async fn read_log(ports: &Ports, id: ShardId, offset: Offset) -> Loaded {

@@ -66,7 +66,7 @@ impl Turns {
     }
 
     pub(super) async fn run(mut self, stopped: watch::Sender<bool>) {
-        let guards = self.performer.follow_placement();
+        let guards = self.performer.start_guards();
         let mut inputs = Vec::new();
         let mut events = Vec::new();
         let mut actions = Vec::new();
@@ -100,6 +100,7 @@ impl Turns {
             fetch.abort();
         }
         drop(guards);
+        self.performer.publish_watermarks().await;
         // Nobody listens any more if this fails.
         stopped.send(true).ok();
     }

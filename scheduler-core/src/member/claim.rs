@@ -10,7 +10,7 @@ use rustc_hash::FxHashSet;
 
 use super::{Deferred, Member, shards_of};
 use crate::{
-    Error, Pipeline, PipelineNumber, ShardId, Slot, Timestamp,
+    Error, Offset, Pipeline, PipelineNumber, ShardId, Slot, Timestamp,
     action::{Action, Answer},
     port::{FailureKind, log::Bounds, store::Claimed},
     shard::{Shard, Urgency},
@@ -329,6 +329,23 @@ impl Member {
         if self.ownership.slots.contains(&id.slot()) {
             let wanted = Wanted::at(now + CLAIM_RETRY);
             self.ownership.wanted.insert(id, wanted);
+        }
+    }
+
+    /// What the shard was to read next is gone: a new claim compares the log with what is stored, and
+    /// refuses the shard unless nothing is missing.
+    pub(super) fn log_lost(
+        &mut self,
+        id: ShardId,
+        from: Offset,
+        why: &str,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let reads_on_there = |shard: &Shard| shard.next_fetch() == from;
+        if self.shards.get(&id).is_some_and(reads_on_there) {
+            out.push(Action::LogLost(id, why.to_owned()));
+            self.fenced(id, now, out);
         }
     }
 

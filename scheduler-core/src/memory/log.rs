@@ -14,7 +14,7 @@ use crate::{
     Offset, Pipeline, PipelineNumber, ShardId,
     port::{
         Clock, FailureKind, PortError, TaskLog,
-        log::{Appended, Bounds, Fetch, Fetched, NewRecord, Record, RecordBody},
+        log::{Appended, Bounds, Fetch, Fetched, Fetches, NewRecord, Record, RecordBody},
     },
 };
 
@@ -76,10 +76,20 @@ impl Log {
         Ok(appended)
     }
 
-    fn fetch_now(&self, wanted: &[Fetch]) -> Vec<Fetched> {
+    fn fetch_now(&self, wanted: &[Fetch]) -> Fetches {
         let state = lock(&self.shared.state);
-        let news = |fetch: &Fetch| state.partition(fetch.shard)?.fetch(fetch);
-        wanted.iter().filter_map(news).collect()
+        let mut fetches = Fetches::default();
+        for fetch in wanted {
+            match state.partition(fetch.shard) {
+                Some(partition) if fetch.from.0 < partition.start => {
+                    let why = format!("the log starts at {}", partition.start);
+                    fetches.lost.push((fetch.shard, why));
+                }
+                Some(partition) => fetches.read.extend(partition.fetch(fetch)),
+                None => {}
+            }
+        }
+        fetches
     }
 }
 
@@ -117,8 +127,7 @@ impl PartitionLog {
     }
 
     fn fetch(&self, fetch: &Fetch) -> Option<Fetched> {
-        let start = fetch.from.0.max(self.start);
-        let mut next = Offset(start);
+        let mut next = fetch.from;
         let mut n_bytes = 0;
         let mut records = Vec::new();
         while let Some(record) = self.at(next) {
@@ -156,19 +165,21 @@ fn data_len(record: &Record) -> usize {
 
 #[async_trait]
 impl TaskLog for Log {
-    async fn ensure(&self, pipeline: &Pipeline) -> Result<(), PortError> {
+    async fn ensure(&self, pipelines: &[Arc<Pipeline>]) -> Vec<Result<(), PortError>> {
         let mut state = lock(&self.shared.state);
-        if state.logs.contains_key(&pipeline.number) {
-            return Ok(());
+        for pipeline in pipelines {
+            if state.logs.contains_key(&pipeline.number) {
+                continue;
+            }
+            state.n_made += 1;
+            let n_partitions = usize::from(pipeline.spec.n_partitions);
+            let log = PipelineLog {
+                incarnation: format!("memory-{}", state.n_made).into(),
+                partitions: (0..n_partitions).map(|_| PartitionLog::default()).collect(),
+            };
+            state.logs.insert(pipeline.number, log);
         }
-        state.n_made += 1;
-        let n_partitions = usize::from(pipeline.spec.n_partitions);
-        let log = PipelineLog {
-            incarnation: format!("memory-{}", state.n_made).into(),
-            partitions: (0..n_partitions).map(|_| PartitionLog::default()).collect(),
-        };
-        state.logs.insert(pipeline.number, log);
-        Ok(())
+        pipelines.iter().map(|_| Ok(())).collect()
     }
 
     async fn remove(&self, pipeline: &Pipeline) -> Result<(), PortError> {
@@ -186,13 +197,13 @@ impl TaskLog for Log {
         answers
     }
 
-    async fn fetch(&self, wanted: &[Fetch], wait: Duration) -> Result<Vec<Fetched>, PortError> {
+    async fn fetch(&self, wanted: &[Fetch], wait: Duration) -> Result<Fetches, PortError> {
         let first_news = async {
             loop {
                 // Registered before the look, so that an append in between is not missed.
                 let appended = self.shared.appended.notified();
                 let news = self.fetch_now(wanted);
-                if !news.is_empty() {
+                if news != Fetches::default() {
                     return news;
                 }
                 appended.await;
@@ -210,7 +221,7 @@ impl TaskLog for Log {
         Ok(partition.at(offset).cloned())
     }
 
-    async fn bounds(&self, shards: &[ShardId]) -> Result<Vec<Bounds>, PortError> {
+    async fn bounds(&self, shards: &[ShardId]) -> Vec<Result<Bounds, PortError>> {
         let state = lock(&self.shared.state);
         let bounds = |shard: &ShardId| {
             let log = state.logs.get(&shard.pipeline)?;
@@ -230,6 +241,11 @@ impl TaskLog for Log {
         for (shard, offset) in below {
             state.partition_mut("trim", *shard)?.trim(*offset);
         }
+        Ok(())
+    }
+
+    async fn publish_watermarks(&self, _watermarks: &[(ShardId, Offset)]) -> Result<(), PortError> {
+        // No other tool can look into this process.
         Ok(())
     }
 }

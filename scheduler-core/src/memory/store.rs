@@ -32,6 +32,7 @@ pub struct Store {
 struct Shard {
     epoch: Epoch,
     number: u64,
+    address: Arc<str>,
     incarnation: Arc<str>,
     watermark: Offset,
     seen_end: Offset,
@@ -56,11 +57,12 @@ impl Store {
 }
 
 impl Shard {
-    fn new(incarnation: Arc<str>) -> Self {
+    fn new(claim: &Claim) -> Self {
         Self {
             epoch: Epoch::NEVER,
             number: 0,
-            incarnation,
+            address: Arc::clone(&claim.address),
+            incarnation: Arc::clone(&claim.incarnation),
             watermark: Offset::ZERO,
             seen_end: Offset::ZERO,
             released: false,
@@ -73,13 +75,15 @@ impl Shard {
         }
     }
 
-    fn claim(&mut self, shard: ShardId) -> Result<Claimed, PortError> {
+    fn claim(&mut self, claim: &Claim) -> Result<Claimed, PortError> {
+        let shard = claim.shard;
         let next = self.epoch.next().ok_or_else(|| {
             PortError::new("claim a shard", FailureKind::Damaged)
                 .caused_by(format!("shard {shard} has had its last epoch"))
         })?;
         self.epoch = next;
         self.number = 0;
+        self.address = Arc::clone(&claim.address);
         Ok(Claimed {
             shard,
             epoch: next,
@@ -223,8 +227,8 @@ impl TaskStore for Store {
         let mut shards = lock(&self.shards);
         let claim = |claim: &Claim| {
             let found = shards.entry(claim.shard);
-            let shard = found.or_insert_with(|| Shard::new(claim.incarnation.clone()));
-            shard.claim(claim.shard)
+            let shard = found.or_insert_with(|| Shard::new(claim));
+            shard.claim(claim)
         };
         claims.iter().map(claim).collect()
     }
@@ -288,6 +292,12 @@ impl TaskStore for Store {
             .iter()
             .map(|page| list(page).unwrap_or_default())
             .collect())
+    }
+
+    async fn owners(&self, ids: &[ShardId]) -> Result<Vec<Option<Arc<str>>>, PortError> {
+        let shards = lock(&self.shards);
+        let owner = |id| Some(Arc::clone(&shards.get(id)?.address));
+        Ok(ids.iter().map(owner).collect())
     }
 
     async fn forget(&self, pipeline: PipelineNumber) -> Result<(), PortError> {

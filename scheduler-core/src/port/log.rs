@@ -85,6 +85,16 @@ pub struct Fetched {
     pub next: Offset,
 }
 
+/// What a fetch found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fetches {
+    /// What there was to read.
+    pub read: Vec<Fetched>,
+    /// Partitions that do not hold the wanted place any more (its records were deleted, or the log was
+    /// made again), and why: such a shard must be claimed anew, which tells whether it can go on.
+    pub lost: Vec<(ShardId, String)>,
+}
+
 /// What a partition holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
@@ -104,10 +114,12 @@ pub struct Bounds {
 /// - Offsets of a partition MUST grow in the order in which records are read. They MAY have gaps.
 /// - A record refused (any kind but [`Unknown`](crate::port::FailureKind::Unknown)) MUST NOT appear later.
 /// - An appended record MUST be fetched without delay by a fetch that waits for it.
+/// - A fetch from a place that was deleted MUST NOT read on elsewhere; it is answered as lost.
 #[async_trait]
 pub trait TaskLog: Debug + Send + Sync {
-    /// Makes the log of a pipeline with its partitions, or finds it made, and knows it from now on.
-    async fn ensure(&self, pipeline: &Pipeline) -> Result<(), PortError>;
+    /// Makes the log of each pipeline with its partitions, or finds it made, and knows it from now on:
+    /// one answer per pipeline, in their order.
+    async fn ensure(&self, pipelines: &[Arc<Pipeline>]) -> Vec<Result<(), PortError>>;
 
     /// Removes the log of a pipeline and all its records.
     async fn remove(&self, pipeline: &Pipeline) -> Result<(), PortError>;
@@ -119,18 +131,21 @@ pub trait TaskLog: Debug + Send + Sync {
     async fn append(&self, records: Vec<NewRecord>) -> Vec<Result<Appended, PortError>>;
 
     /// Reads on in many partitions at once. Answers as soon as one of them has something, at the latest
-    /// after `wait`, then with an empty list. Partitions without news are left out.
+    /// after `wait`, then with nothing. Partitions without news are left out.
     ///
     /// # Cancel safety
     /// Dropping it has no effect.
-    async fn fetch(&self, wanted: &[Fetch], wait: Duration) -> Result<Vec<Fetched>, PortError>;
+    async fn fetch(&self, wanted: &[Fetch], wait: Duration) -> Result<Fetches, PortError>;
 
     /// Reads one record, or `None` if there is none at that offset.
     async fn read_at(&self, shard: ShardId, offset: Offset) -> Result<Option<Record>, PortError>;
 
     /// What each partition holds, in the order asked.
-    async fn bounds(&self, shards: &[ShardId]) -> Result<Vec<Bounds>, PortError>;
+    async fn bounds(&self, shards: &[ShardId]) -> Vec<Result<Bounds, PortError>>;
 
     /// Forgets all records below the offset given for each partition. Forgetting again is no fault.
     async fn trim(&self, below: &[(ShardId, Offset)]) -> Result<(), PortError>;
+
+    /// Shows to the log's own tools how far each partition is worked off. The scheduler never reads it back.
+    async fn publish_watermarks(&self, watermarks: &[(ShardId, Offset)]) -> Result<(), PortError>;
 }

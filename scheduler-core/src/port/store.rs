@@ -356,6 +356,10 @@ pub trait TaskStore: Debug + Send + Sync {
     /// Lists stored tasks, newest offset first, a page per shard, in the order asked.
     async fn list(&self, pages: &[ListPage]) -> Result<Vec<Vec<StoredTask>>, PortError>;
 
+    /// Where the newest owner of each shard said that it can be reached; `None` if it was never claimed. In the
+    /// order asked. A hint: only the epoch decides who owns a shard.
+    async fn owners(&self, shards: &[ShardId]) -> Result<Vec<Option<Arc<str>>>, PortError>;
+
     /// Forgets all shards and tasks of a deleted pipeline.
     async fn forget(&self, pipeline: PipelineNumber) -> Result<(), PortError>;
 }

@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tracing::warn;
 
 use super::Shared;
@@ -51,11 +51,13 @@ impl Shared {
                 .applications
                 .insert(application.path.clone(), application);
         }
-        for pipeline in snapshot.pipelines {
-            if !known.by_number.contains_key(&pipeline.number) {
-                self.ports.log.ensure(&pipeline).await?;
-            }
-            let pipeline = Arc::new(pipeline);
+        let pipelines: Vec<_> = snapshot.pipelines.into_iter().map(Arc::new).collect();
+        let is_new = |pipeline: &&Arc<Pipeline>| !known.by_number.contains_key(&pipeline.number);
+        let new: Vec<_> = pipelines.iter().filter(is_new).cloned().collect();
+        let numbers: FxHashSet<_> = pipelines.iter().map(|pipeline| pipeline.number).collect();
+        self.ensure_logs(&new, |number| numbers.contains(&number))
+            .await;
+        for pipeline in pipelines {
             directory
                 .pipelines
                 .insert(pipeline.path.clone(), Arc::clone(&pipeline));
@@ -76,6 +78,42 @@ impl Shared {
         tracing::debug!(is_newer, version = directory.version.0, "catalogue read");
         Ok(())
     }
+}
+
+impl Shared {
+    /// Makes the logs of these pipelines, and those that could not be made before and are still wanted.
+    /// One that cannot be made holds up no other.
+    async fn ensure_logs(&self, new: &[Arc<Pipeline>], is_wanted: impl Fn(PipelineNumber) -> bool) {
+        let wanted: Vec<_> = {
+            let mut unlogged = lock(&self.unlogged);
+            unlogged.retain(|number, _| is_wanted(*number));
+            unlogged.extend(new.iter().map(|new| (new.number, Arc::clone(new))));
+            unlogged.values().cloned().collect()
+        };
+        if wanted.is_empty() {
+            return;
+        }
+        let answers = self.ports.log.ensure(&wanted).await;
+        for (pipeline, answer) in wanted.iter().zip(answers) {
+            match answer {
+                Ok(()) => drop(lock(&self.unlogged).remove(&pipeline.number)),
+                Err(err) => {
+                    let source = std::error::Error::source(&err);
+                    warn!(%err, ?source, pipeline = %pipeline.path, "cannot make a log");
+                }
+            }
+        }
+    }
+
+    /// Whether the log of a pipeline is still to be made.
+    pub(super) fn is_unlogged(&self, number: PipelineNumber) -> bool {
+        lock(&self.unlogged).contains_key(&number)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change is one call of a map, so what a panic left behind is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps the directory current for as long as the scheduler lives.
@@ -101,7 +139,12 @@ pub(super) async fn follow(shared: Weak<Shared>) {
             () = clock.sleep_until(clock.now() + RETRY) => None,
         };
         let refreshed = match changed {
-            None => continue,
+            None => {
+                if let Some(shared) = shared.upgrade() {
+                    shared.ensure_logs(&[], |_| true).await;
+                }
+                continue;
+            }
             Some(Err(err)) => Err(err),
             Some(Ok(_)) => match shared.upgrade() {
                 Some(shared) => shared.refresh().await,

@@ -1,6 +1,6 @@
 //! Applications and pipelines.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{Scheduler, misfit, unreachable_port};
 use crate::{
@@ -108,7 +108,17 @@ impl Scheduler {
             at,
         };
         match self.change(change).await? {
-            Changed::Done(_) => self.find_pipeline(&path),
+            Changed::Done(_) => {
+                let pipeline = self.find_pipeline(&path)?;
+                if self.shared.is_unlogged(pipeline.number) {
+                    let what = "the pipeline is created, but its log cannot be made yet; that is tried again";
+                    return Err(Error::Unavailable {
+                        what: what.to_owned(),
+                        retry_after: Duration::from_secs(1),
+                    });
+                }
+                Ok(pipeline)
+            }
             _ => Err(Error::Exists {
                 what: "pipeline".into(),
                 name: path.pipeline.to_string(),
@@ -229,13 +239,16 @@ impl Scheduler {
         counts: &Counts,
     ) -> Result<u64, Error> {
         let shards: Vec<_> = shards_of(pipeline).collect();
-        let bounds = self.shared.ports.log.bounds(&shards).await;
-        let bounds = bounds.map_err(|err| unreachable_port("the log", &err))?;
-        let n_unread = shards.iter().zip(&bounds).map(|(id, bounds)| {
+        let mut n_unread = 0;
+        for (id, bounds) in shards
+            .iter()
+            .zip(self.shared.ports.log.bounds(&shards).await)
+        {
+            let bounds = bounds.map_err(|err| unreachable_port("the log", &err))?;
             let next = counts.next_offsets.iter().find(|(of, _)| of == id);
-            next.map_or(0, |(_, next)| bounds.end.0.saturating_sub(next.0))
-        });
-        Ok(n_unread.sum())
+            n_unread += next.map_or(0, |(_, next)| bounds.end.0.saturating_sub(next.0));
+        }
+        Ok(n_unread)
     }
 
     async fn change(&self, change: Change) -> Result<Changed, Error> {

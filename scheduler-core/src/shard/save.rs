@@ -312,8 +312,7 @@ impl Shard {
         if !ended.is_empty() {
             out.push(Action::Ended(ended));
         }
-        self.trim
-            .sample(in_flight.watermark, now, self.config.trim_after);
+        self.watermark_saved(in_flight.watermark, now, out);
     }
 
     fn forget(&mut self, at: SlotRef, ended: &mut Vec<TaskId>) {

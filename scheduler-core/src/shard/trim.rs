@@ -1,4 +1,4 @@
-//! When the log may forget: a while behind the durable watermark.
+//! What the log learns of the durable watermark: how far it is, and, a while later, that it may forget.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,6 +13,7 @@ const TRIM_SAMPLES: u32 = 16;
 pub(super) struct Trim {
     samples: VecDeque<(Timestamp, Offset)>,
     trimmed: Offset,
+    published: Offset,
     wake_at: Option<Timestamp>,
 }
 
@@ -21,11 +22,12 @@ impl Trim {
         Self {
             samples: VecDeque::new(),
             trimmed: Offset::ZERO,
+            published: Offset::ZERO,
             wake_at: None,
         }
     }
 
-    pub(super) fn sample(&mut self, watermark: Offset, now: Timestamp, after: Duration) {
+    fn sample(&mut self, watermark: Offset, now: Timestamp, after: Duration) {
         let known = self.samples.back().map_or(self.trimmed, |sample| sample.1);
         let is_spaced = self
             .samples
@@ -55,6 +57,21 @@ impl Trim {
 }
 
 impl Shard {
+    /// A watermark became durable.
+    pub(super) fn watermark_saved(
+        &mut self,
+        watermark: Offset,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let trim = &mut self.trim;
+        trim.sample(watermark, now, self.config.trim_after);
+        if watermark > trim.published {
+            trim.published = watermark;
+            out.push(Action::Watermark(self.id, watermark));
+        }
+    }
+
     pub(super) fn trim_log(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         if let Some(below) = self.trim.due(now, self.config.trim_after) {
             out.push(Action::Trim(self.id, below));

@@ -54,10 +54,12 @@ impl TailBatch {
 pub(super) enum Plan {
     /// There is no news.
     Nothing,
+    /// What is wanted was trimmed; the log starts here.
+    Lost(u64),
     /// From memory.
     Known(Fetched),
-    /// By a read of the database.
-    Read { from: Offset, end: Offset },
+    /// By a read of the database, up to this offset.
+    Read { end: Offset },
 }
 
 /// What is durable and marked, for readers.
@@ -250,25 +252,23 @@ impl Log {
 
 impl Partition {
     fn plan(&self, fetch: &Fetch) -> Plan {
-        let from = fetch.from.0.max(self.start);
+        let from = fetch.from.0;
+        if from < self.start {
+            return Plan::Lost(self.start);
+        }
         if from >= self.end {
-            // Below the start there is nothing to read, but something to learn: where it goes on.
-            return if from > fetch.from.0 {
-                Plan::Known(self.known(fetch, from))
-            } else {
-                Plan::Nothing
-            };
+            return Plan::Nothing;
         }
         match self.tail.front().and_then(TailBatch::base) {
-            Some(base) if base <= from => Plan::Known(self.known(fetch, from)),
+            Some(base) if base <= from => Plan::Known(self.known(fetch)),
             first_known => Plan::Read {
-                from: Offset(from),
                 end: Offset(first_known.unwrap_or(self.end)),
             },
         }
     }
 
-    fn known(&self, fetch: &Fetch, from: u64) -> Fetched {
+    fn known(&self, fetch: &Fetch) -> Fetched {
+        let from = fetch.from.0;
         let first = self.tail.partition_point(|batch| batch.end() <= from);
         let records = self.tail.range(first..).flat_map(|batch| &batch.records);
         let mut fetched = Fetched {

@@ -1,6 +1,6 @@
 //! What the store reads from the database.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use futures::TryStreamExt as _;
 use scheduler_core::{
@@ -277,6 +277,26 @@ pub(super) async fn list(
         found.push(tasks);
     }
     Ok(found)
+}
+
+/// Who claimed each shard last.
+pub(super) async fn owners(
+    readers: &SqlitePool,
+    shards: &[ShardId],
+) -> Result<Vec<Option<Arc<str>>>, PortError> {
+    const OPERATION: &str = "read owners";
+    let failed = read_failed(OPERATION);
+    let db = &mut connect(readers, OPERATION).await?;
+    let keys: Vec<_> = shards.iter().map(|shard| shard_key(*shard)).collect();
+    let sql = "SELECT shard, address FROM shard WHERE shard IN (SELECT value FROM json_each(?))";
+    let rows = sqlx::query(sql).bind(json(&keys)).fetch_all(&mut **db);
+    let mut addresses: HashMap<i64, Arc<str>> = HashMap::new();
+    for row in rows.await.map_err(&failed)? {
+        let address: String = row.try_get(1).map_err(&failed)?;
+        addresses.insert(row.try_get(0).map_err(&failed)?, address.into());
+    }
+    let owner = |key| addresses.get(key).map(Arc::clone);
+    Ok(keys.iter().map(owner).collect())
 }
 
 async fn list_state(

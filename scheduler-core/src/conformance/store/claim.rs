@@ -6,7 +6,7 @@ use crate::{
     conformance::sample::{
         a_claim, at, claim, completed, parked, part, running, save, shard, stored,
     },
-    port::store::{Claimed, ShardFlush},
+    port::store::{Claim, Claimed, ShardFlush},
     watermark::DoneChunk,
 };
 
@@ -61,6 +61,31 @@ pub async fn a_claim_answers_in_the_order_asked(home: At<'_>) {
     assert_eq!(answers, shards);
     let epochs: Vec<_> = claimed.iter().map(|found| found.epoch.0).collect();
     assert_eq!(epochs, [1, 2, 1, 1]);
+}
+
+/// For every process, and only of shards that were ever claimed.
+pub async fn the_newest_owner_of_each_shard_is_known(home: At<'_>) {
+    let store = home.open().await;
+    let claimed_by = |shard, address: &str| Claim {
+        address: address.into(),
+        ..a_claim(shard)
+    };
+    let first = [
+        claimed_by(shard(1, 0), "a:1"),
+        claimed_by(shard(2, 3), "a:1"),
+    ];
+    store.claim(&first).await.unwrap();
+    store
+        .claim(&[claimed_by(shard(2, 3), "b:2")])
+        .await
+        .unwrap();
+    drop(store);
+    let store = home.open().await;
+    let asked = [shard(2, 3), shard(7, 0), shard(1, 0), shard(2, 3)];
+    let owners = store.owners(&asked).await.unwrap();
+    let owners: Vec<_> = owners.iter().map(Option::as_deref).collect();
+    assert_eq!(owners, [Some("b:2"), None, Some("a:1"), Some("b:2")]);
+    assert_eq!(store.owners(&[]).await.unwrap(), []);
 }
 
 /// So that a log that was deleted and made again is noticed.

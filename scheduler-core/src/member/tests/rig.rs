@@ -365,6 +365,13 @@ impl Rig {
                 let appended = self.append(task);
                 events.push(Event::KeyedAppended(id, epoch, key, Ok(appended)));
             }
+            Action::Watermark(_, watermark) => {
+                assert!(
+                    watermark.0 <= self.durable.watermark,
+                    "only what is durable is shown"
+                );
+            }
+            Action::LogLost(_, why) => self.refusals.push(why),
             Action::Trim(_, below) => {
                 assert!(
                     below.0 <= self.durable.watermark,
