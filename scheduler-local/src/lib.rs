@@ -5,7 +5,7 @@
 //! to disk, and it is noticed if it is not there when the directory is opened again.
 //!
 //! ```
-//! use std::time::Duration;
+//! use std::{sync::Arc, time::Duration};
 //!
 //! use scheduler_core::{
 //!     Offset, Partition, PipelineSpec, ShardId, TaskOptions, Timestamp,
@@ -19,10 +19,12 @@
 //! let path = scheduler_core::path("default", "shop", "mail")?;
 //! let spec = PipelineSpec { steps: [].into(), defaults: TaskOptions::default(), n_partitions: 1 };
 //! local.catalog().change(Change::CreatePipeline { path, spec, at: Timestamp::EPOCH }).await?;
-//! let pipeline = &local.catalog().snapshot().await?.pipelines[0];
+//! let pipeline = Arc::new(local.catalog().snapshot().await?.pipelines.remove(0));
 //!
 //! let log = local.log();
-//! log.ensure(&[pipeline]).await?;
+//! for made in log.ensure(&[Arc::clone(&pipeline)]).await {
+//!     made?;
+//! }
 //! let shard = ShardId { pipeline: pipeline.number, partition: Partition(0) };
 //! let task = NewTask { data: r#"{"to":"you"}"#.into(), options: None, traceparent: None };
 //! for appended in log.append(vec![NewRecord { shard, task }]).await {
@@ -30,7 +32,7 @@
 //! }
 //! let fetch = Fetch { shard, from: Offset::ZERO, n_max: 10, bytes_max: 1 << 20 };
 //! let fetched = log.fetch(&[fetch], Duration::from_secs(1)).await?;
-//! assert_eq!(fetched[0].records.len(), 1);
+//! assert_eq!(fetched.read[0].records.len(), 1);
 //! local.close().await;
 //! # Ok(())
 //! # }

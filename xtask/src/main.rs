@@ -16,6 +16,7 @@ const USAGE: &str = "usage: cargo xtask <chore>
 
   demo              builds everything, and reads the texts of pictures through the whole system
   test              checks everything: format, rules, build, tests, demo, lints, docs
+  servers           fetches Kafka and builds TiDB for the tests, once
   tidy              checks the rules that no compiler checks
   codegen           generates scheduler-grpc/src/generated from proto/
   codegen --check   fails if what is committed differs from what would be generated";
@@ -26,6 +27,11 @@ fn main() -> anyhow::Result<()> {
     match arguments.as_slice() {
         ["demo"] => demo::build_and_run(),
         ["test"] => checks::run(),
+        ["servers"] => {
+            println!("Kafka is in {}", test_servers::fetch_kafka()?.display());
+            println!("TiDB is {}", test_servers::fetch_tidb()?.display());
+            Ok(())
+        }
         ["tidy"] => tidy::check(),
         ["codegen"] => {
             let n_files = codegen::write()?;

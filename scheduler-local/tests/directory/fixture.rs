@@ -1,6 +1,6 @@
 //! A pipeline with one partition, tasks for it, and directories as a crash leaves them.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use scheduler_core::{
     LeaseToken, Offset, Partition, Pipeline, PipelineNumber, PipelineSpec, Revision, ShardId,
@@ -38,7 +38,8 @@ pub(crate) async fn open_with_log(config: Config) -> Local {
         },
         created_at: Timestamp::EPOCH,
     };
-    local.log().ensure(&pipeline).await.unwrap();
+    let made = local.log().ensure(&[Arc::new(pipeline)]).await;
+    assert!(matches!(made[..], [Ok(())]), "{made:?}");
     local
 }
 
@@ -66,7 +67,7 @@ pub(crate) async fn read_all(local: &Local) -> Result<Vec<Record>, PortError> {
         n_max: 1_000_000,
         bytes_max: 1 << 30,
     };
-    let fetched = local.log().fetch(&[fetch], Duration::ZERO).await?;
+    let fetched = local.log().fetch(&[fetch], Duration::ZERO).await?.read;
     Ok(fetched
         .into_iter()
         .flat_map(|found| found.records)

@@ -84,7 +84,7 @@ async fn a_database_at_its_limit_changes_nothing_until_something_is_deleted() {
         .collect();
     let refused = flush(&local, large.clone()).await.unwrap_err();
     assert_eq!(refused.kind(), FailureKind::Full);
-    let end = local.log().bounds(&[SHARD]).await.unwrap()[0].end;
+    let end = local.log().bounds(&[SHARD]).await[0].as_ref().unwrap().end;
     local.log().trim(&[(SHARD, end)]).await.unwrap();
     assert_eq!(flush(&local, large).await.unwrap(), Flushed::Saved);
     assert_eq!(append(&local, "small").await.unwrap().offset, end);
