@@ -61,9 +61,10 @@ pub(crate) async fn append(
 
 /// All records there are.
 pub(crate) async fn read_all(local: &Local) -> Result<Vec<Record>, PortError> {
+    let bounds = local.log().bounds(&[SHARD]).await.remove(0)?;
     let fetch = Fetch {
         shard: SHARD,
-        from: Offset::ZERO,
+        from: bounds.start,
         n_max: 1_000_000,
         bytes_max: 1 << 30,
     };
