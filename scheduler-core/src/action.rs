@@ -72,7 +72,7 @@ pub enum Answer {
     Submitted(Result<(TaskId, bool), Error>),
     /// To a look at a task.
     Seen(Seen),
-    /// To a question about a pipeline.
+    /// To a question about shards.
     Counted(Counts),
 }
 
@@ -94,7 +94,7 @@ pub enum Seen {
     Nowhere,
 }
 
-/// How many tasks of a pipeline are where.
+/// How many tasks of some shards are where.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// In memory.
@@ -105,6 +105,17 @@ pub struct Counts {
     pub next_offsets: Vec<(ShardId, Offset)>,
     /// What is in memory of the shards, when asked for: newest offset first.
     pub tasks: Vec<(ShardId, StoredTask)>,
-    /// Shards that are not working yet or cannot work.
-    pub n_absent: u64,
+    /// Shards that are not here, not working yet or cannot work.
+    pub absent: Vec<ShardId>,
+}
+
+impl Counts {
+    /// Adds what another owner counted.
+    pub fn add(&mut self, other: Self) {
+        self.n_window += other.n_window;
+        self.has_parked |= other.has_parked;
+        self.next_offsets.extend(other.next_offsets);
+        self.tasks.extend(other.tasks);
+        self.absent.extend(other.absent);
+    }
 }

@@ -6,6 +6,7 @@
 
 mod calls;
 mod clock;
+mod owner;
 mod perform;
 mod turn;
 
@@ -25,6 +26,7 @@ use crate::{
     Config, Error, TaskId,
     action::Answer,
     member::{Call, Event},
+    port::{Clock, TaskStore},
     scheduler::Ports,
 };
 
@@ -76,6 +78,8 @@ pub(crate) struct Handle {
     events: mpsc::UnboundedSender<Event>,
     health: Arc<Health>,
     stopped: watch::Receiver<bool>,
+    store: Arc<dyn TaskStore>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Handle {
@@ -86,6 +90,7 @@ impl Handle {
         let (events, events_rx) = mpsc::unbounded_channel();
         let (stopped_tx, stopped) = watch::channel(false);
         let health = Arc::new(Health::default());
+        let (store, clock) = (Arc::clone(&ports.store), Arc::clone(&ports.clock));
         let turn = turn::Turns::new(
             config,
             ports,
@@ -99,6 +104,8 @@ impl Handle {
             events,
             health,
             stopped,
+            store,
+            clock,
         }
     }
 

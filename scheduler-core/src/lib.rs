@@ -56,6 +56,8 @@ pub mod member;
 #[cfg(feature = "memory")]
 pub mod memory;
 mod name;
+#[cfg(feature = "driver")]
+pub mod owner;
 pub mod pipeline;
 pub mod port;
 #[cfg(feature = "driver")]
@@ -66,7 +68,7 @@ mod time;
 pub mod watermark;
 
 #[cfg(feature = "driver")]
-pub use self::scheduler::{Ports, Scheduler};
+pub use self::scheduler::{FrontPorts, Ports, Scheduler};
 pub use self::{
     call::{
         Heartbeat, Held, Leased, LeasedTask, ListTasks, Poll, Report, Submit, Submitted, TaskPage,

@@ -99,8 +99,8 @@ pub enum Call {
     SubmitKeyed(ShardId, IdempotencyKey, NewTask),
     /// Where tasks are: one part of the answer each.
     See(Vec<TaskId>),
-    /// How many tasks of a pipeline are where, and which are in memory.
-    Count(PipelineNumber, Option<InMemory>),
+    /// How many tasks of these shards are where, and which are in memory.
+    Count(Vec<ShardId>, Option<InMemory>),
 }
 
 /// A call, or a part of one, for a shard that is being claimed.
@@ -128,6 +128,8 @@ pub struct InMemory {
 pub struct Member {
     config: Arc<Config>,
     pipelines: BTreeMap<PipelineNumber, Arc<Pipeline>>,
+    /// The catalogue was read: before that, nothing is known to be missing.
+    knows_pipelines: bool,
     shards: FxHashMap<ShardId, Shard>,
     ownership: Ownership,
     dispatcher: Dispatcher,
@@ -155,6 +157,7 @@ impl Member {
         Self {
             lanes: Lanes::new(config.n_lanes),
             pipelines: BTreeMap::new(),
+            knows_pipelines: false,
             shards: FxHashMap::default(),
             ownership: Ownership::default(),
             dispatcher: Dispatcher::default(),
@@ -279,7 +282,7 @@ impl Member {
     /// Whether every shard of the member's slots is claimed.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.stopping && self.ownership.is_settled()
+        !self.stopping && self.knows_pipelines && self.ownership.is_settled()
     }
 
     /// Why shards that the member should own cannot be scheduled.
@@ -399,8 +402,8 @@ impl Member {
                     }
                 }
             }
-            Call::Count(pipeline, listed) => {
-                let counts = self.count(pipeline, listed.as_ref());
+            Call::Count(shards, listed) => {
+                let counts = self.count(&shards, listed.as_ref());
                 out.push(Action::Answer(id, 0, Answer::Counted(counts)));
             }
         }
@@ -426,14 +429,11 @@ impl Member {
         out.push(Action::Answer(id, 0, answer));
     }
 
-    fn count(&self, number: PipelineNumber, listed: Option<&InMemory>) -> Counts {
+    fn count(&self, ids: &[ShardId], listed: Option<&InMemory>) -> Counts {
         let mut counts = Counts::default();
-        let Some(pipeline) = self.pipelines.get(&number) else {
-            return counts;
-        };
-        for id in shards_of(pipeline) {
+        for id in ids.iter().copied() {
             let Some(shard) = self.shards.get(&id) else {
-                counts.n_absent += 1;
+                counts.absent.push(id);
                 continue;
             };
             counts.n_window += shard.n_window() as u64;

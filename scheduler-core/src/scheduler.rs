@@ -3,6 +3,7 @@
 mod directory;
 mod pipelines;
 mod read;
+mod route;
 mod submit;
 mod work;
 
@@ -15,10 +16,11 @@ use std::{
 use rustc_hash::FxHashSet;
 use tokio::sync::{RwLock, watch};
 
-use self::directory::Directory;
+use self::{directory::Directory, route::Route};
 use crate::{
     Config, Error, Pipeline, PipelineNumber, PipelinePath, TaskId, TenantName,
     driver::Handle,
+    owner::{Owner, Peers},
     port::{Catalog, Clock, Placement, TaskLog, TaskStore},
 };
 
@@ -37,7 +39,32 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
 }
 
-/// A running member and the handle to it; clones are the same one.
+/// The ports of a process without a member.
+#[derive(Debug, Clone)]
+pub struct FrontPorts {
+    /// Where submitted tasks land.
+    pub log: Arc<dyn TaskLog>,
+    /// Where shards and their tasks are kept.
+    pub store: Arc<dyn TaskStore>,
+    /// Where applications and pipelines are kept.
+    pub catalog: Arc<dyn Catalog>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl From<&Ports> for FrontPorts {
+    fn from(ports: &Ports) -> Self {
+        Self {
+            log: Arc::clone(&ports.log),
+            store: Arc::clone(&ports.store),
+            catalog: Arc::clone(&ports.catalog),
+            clock: Arc::clone(&ports.clock),
+        }
+    }
+}
+
+/// The handle to a scheduler; clones are the same one. In the process of a member
+/// ([`start`](Self::start), [`join`](Self::join)) or in one that asks members ([`front`](Self::front)).
 ///
 /// When the last handle is dropped, the member stops in good order; [`shutdown`](Self::shutdown) waits
 /// for that.
@@ -49,8 +76,10 @@ pub struct Scheduler {
 #[derive(Debug)]
 struct Shared {
     config: Arc<Config>,
-    ports: Ports,
-    driver: Handle,
+    ports: FrontPorts,
+    /// The member in this process, if there is one.
+    driver: Option<Handle>,
+    route: Route,
     directory: watch::Sender<Arc<Directory>>,
     /// Pipelines whose log could not be made yet.
     unlogged: Mutex<BTreeMap<PipelineNumber, Arc<Pipeline>>>,
@@ -62,19 +91,56 @@ struct Shared {
 }
 
 impl Scheduler {
-    /// Starts a member on these ports. It claims its shards in the background; [`ready`](Self::ready) tells when
-    /// it has them.
+    /// Starts a member that is alone on these ports. It claims its shards in the background;
+    /// [`ready`](Self::ready) tells when it has them.
     ///
     /// # Errors
     /// A config out of range, or a catalogue that cannot be read.
     pub async fn start(config: Config, ports: Ports) -> Result<Self, Error> {
-        config.validate()?;
-        let config = Arc::new(config);
+        let config = checked(config)?;
         let driver = Handle::start(Arc::clone(&config), ports.clone());
+        let route = Route::here(driver.clone());
+        Self::open(config, FrontPorts::from(&ports), Some(driver), route).await
+    }
+
+    /// Starts a member among others, to which calls for their shards go on.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn join(config: Config, ports: Ports, peers: Arc<dyn Peers>) -> Result<Self, Error> {
+        let config = checked(config)?;
+        let driver = Handle::start(Arc::clone(&config), ports.clone());
+        let (store, address) = (Arc::clone(&ports.store), config.address.as_str().into());
+        let route = Route::among(Some(driver.clone()), Some(address), store, peers);
+        Self::open(config, FrontPorts::from(&ports), Some(driver), route).await
+    }
+
+    /// Opens a handle without a member: it submits and reads, and asks members for the rest. Workers
+    /// cannot lease from it.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn front(
+        config: Config,
+        ports: FrontPorts,
+        peers: Arc<dyn Peers>,
+    ) -> Result<Self, Error> {
+        let config = checked(config)?;
+        let route = Route::among(None, None, Arc::clone(&ports.store), peers);
+        Self::open(config, ports, None, route).await
+    }
+
+    async fn open(
+        config: Arc<Config>,
+        ports: FrontPorts,
+        driver: Option<Handle>,
+        route: Route,
+    ) -> Result<Self, Error> {
         let shared = Arc::new(Shared {
             config,
             ports,
             driver,
+            route,
             directory: watch::Sender::new(Arc::new(Directory::default())),
             unlogged: Mutex::default(),
             closing: RwLock::default(),
@@ -88,24 +154,41 @@ impl Scheduler {
         Ok(Self { shared })
     }
 
+    /// The member in this process as others reach it, if there is one.
+    #[must_use]
+    pub fn member(&self) -> Option<Arc<dyn Owner>> {
+        let driver = self.shared.driver.clone()?;
+        Some(Arc::new(driver))
+    }
+
+    fn driver(&self) -> Result<&Handle, Error> {
+        let driver = self.shared.driver.as_ref();
+        driver.ok_or_else(|| {
+            Error::WrongState("there is no member here; workers connect to a member".to_owned())
+        })
+    }
+
     /// The configuration it runs with.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.shared.config
     }
 
-    /// Whether it works on all its shards.
+    /// Whether it works on all its shards; without a member, it always does.
     ///
     /// # Errors
     /// Says what is missing.
     pub fn ready(&self) -> Result<(), Error> {
-        self.shared.driver.ready()
+        let driver = self.shared.driver.as_ref();
+        driver.map_or(Ok(()), Handle::ready)
     }
 
     /// Stops in good order: answers waiting polls, saves what is unsaved, gives up its shards, and
     /// waits until all that is done. Calls made afterwards fail.
     pub async fn shutdown(&self) {
-        self.shared.driver.stop().await;
+        if let Some(driver) = &self.shared.driver {
+            driver.stop().await;
+        }
     }
 
     fn find_pipeline(&self, path: &PipelinePath) -> Result<Arc<Pipeline>, Error> {
@@ -135,12 +218,17 @@ impl Scheduler {
     }
 }
 
+fn checked(config: Config) -> Result<Arc<Config>, Error> {
+    config.validate()?;
+    Ok(Arc::new(config))
+}
+
 /// The driver answered another question, which it never does.
 fn misfit() -> Error {
     Error::Internal("the answer does not fit the call".to_owned())
 }
 
-fn unreachable_port(what: &str, err: &crate::port::PortError) -> Error {
+pub(crate) fn unreachable_port(what: &str, err: &crate::port::PortError) -> Error {
     tracing::warn!(%err, source = ?std::error::Error::source(err), what, "port failed");
     match err.kind() {
         crate::port::FailureKind::Damaged => Error::Internal(format!("{what} is damaged")),

@@ -97,6 +97,7 @@ impl Member {
             .map(|pipeline| (pipeline.number, pipeline))
             .collect();
         let before = std::mem::replace(&mut self.pipelines, pipelines);
+        self.knows_pipelines = true;
         for (number, pipeline) in &before {
             if !self.pipelines.contains_key(number) {
                 self.drop_pipeline(pipeline, out);

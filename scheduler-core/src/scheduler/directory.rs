@@ -12,6 +12,7 @@ use tracing::warn;
 use super::Shared;
 use crate::{
     ApplicationPath, Pipeline, PipelineNumber, PipelinePath,
+    driver::Handle,
     member::Event,
     port::{
         PortError,
@@ -71,7 +72,9 @@ impl Shared {
                 *current = Arc::clone(&directory);
                 // Within the lock, so that the member sees directories in their order.
                 let pipelines = directory.pipelines.values().cloned().collect();
-                self.driver.tell(Event::Pipelines(pipelines));
+                if let Some(driver) = &self.driver {
+                    driver.tell(Event::Pipelines(pipelines));
+                }
             }
             is_newer
         });
@@ -116,13 +119,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Waits for what there may be; `None` at once without it.
+async fn wait_for<T>(future: Option<impl Future<Output = T>>) -> Option<T> {
+    match future {
+        Some(future) => Some(future.await),
+        None => None,
+    }
+}
+
 /// Keeps the directory current for as long as the scheduler lives.
 pub(super) async fn follow(shared: Weak<Shared>) {
     loop {
         let Some((catalog, clock, stopped, seen)) = shared.upgrade().map(|shared| {
             let seen = shared.directory.borrow().version;
             let ports = &shared.ports;
-            let stopped = shared.driver.stopped();
+            let stopped = shared.driver.as_ref().map(Handle::stopped);
             (
                 Arc::clone(&ports.catalog),
                 Arc::clone(&ports.clock),
@@ -134,7 +145,7 @@ pub(super) async fn follow(shared: Weak<Shared>) {
         };
         let changed = tokio::select! {
             changed = catalog.changed(seen) => Some(changed),
-            () = stopped => return,
+            Some(()) = wait_for(stopped) => return,
             // Now and then, look whether anyone still needs it.
             () = clock.sleep_until(clock.now() + RETRY) => None,
         };

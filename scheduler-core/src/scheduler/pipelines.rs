@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Scheduler, misfit, unreachable_port};
+use super::{Scheduler, unreachable_port};
 use crate::{
     ApplicationPath, Error, Pipeline, PipelinePath, PipelineSpec, Revision, TenantName,
-    action::{Answer, Counts},
-    member::{Call, InMemory, shards_of},
+    action::Counts,
+    member::{InMemory, shards_of},
     port::catalog::{Application, CatalogVersion, Change, Changed},
 };
 
@@ -192,7 +192,7 @@ impl Scheduler {
 
     async fn delete_if_idle(&self, pipeline: &Pipeline) -> Result<(), Error> {
         let counts = self.count(pipeline, None).await?;
-        if counts.n_absent > 0 {
+        if !counts.absent.is_empty() {
             return Err(Error::moved());
         }
         let backlog = self.backlog_of(pipeline, &counts).await?;
@@ -221,15 +221,8 @@ impl Scheduler {
         pipeline: &Pipeline,
         listed: Option<InMemory>,
     ) -> Result<Counts, Error> {
-        match self
-            .shared
-            .driver
-            .ask(Call::Count(pipeline.number, listed))
-            .await?
-        {
-            Answer::Counted(counts) => Ok(counts),
-            _ => Err(misfit()),
-        }
+        let shards = shards_of(pipeline).collect();
+        self.shared.route.count(shards, listed).await
     }
 
     /// Accepted tasks that their shards had not read when they were counted.

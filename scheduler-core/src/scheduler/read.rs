@@ -13,9 +13,9 @@ use super::{Scheduler, unreachable_port};
 use crate::{
     Error, Invalid, Offset, Pipeline, PipelinePath, ShardId, StateName, TaskId, TenantName,
     Timestamp,
-    action::{Answer, Seen},
+    action::Seen,
     call::{ListTasks, TaskPage, TaskView},
-    member::{Call, InMemory, shards_of},
+    member::{InMemory, shards_of},
     port::{
         log::{Record, RecordBody},
         store::{Ending, Found, ListPage, Lookup, StoredState, StoredTask},
@@ -25,6 +25,10 @@ use crate::{
 /// The longest list.
 const LIMIT_MAX: usize = 1_000;
 const LIMIT: usize = 100;
+/// How often a wait looks whether the shard still has the owner that was asked.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long a wait rests after its owner could not be asked.
+const WAIT_AGAIN: Duration = Duration::from_millis(200);
 /// The most bytes of a list, but at least one task of each partition may come.
 const LIST_BYTES_MAX: usize = 8 << 20;
 
@@ -35,8 +39,8 @@ impl Scheduler {
     /// `NotFound`: unknown, or another tenant's. `Gone`: it ended and is no longer kept.
     pub async fn get(&self, tenant: &TenantName, id: TaskId) -> Result<TaskView, Error> {
         let pipeline = self.pipeline_of(tenant, id)?;
-        let seen = self.see(vec![id]).await?.pop().unwrap_or(Seen::Nowhere);
-        match seen {
+        let mut seen = self.shared.route.see(&[id]).await?;
+        match seen.pop().unwrap_or(Seen::Nowhere) {
             Seen::Here { task, progress } => {
                 let mut view = view_of(&pipeline, id.shard, *task);
                 view.progress = progress;
@@ -71,19 +75,22 @@ impl Scheduler {
         wait: Duration,
     ) -> Result<TaskView, Error> {
         self.pipeline_of(tenant, id)?;
-        // Watch first: a task that ends between the two is seen by the look.
-        let ended = self.shared.driver.watch(id)?;
-        let view = self.get(tenant, id).await?;
-        if view.state.is_terminal() {
-            return Ok(view);
-        }
         let clock = &self.shared.ports.clock;
-        tokio::select! {
-            // An error means that the driver stops; then the look says so.
-            _ = ended => {}
-            () = clock.sleep_until(clock.now() + wait) => {}
+        let until = clock.now() + wait;
+        loop {
+            let wait = until.since(clock.now()).min(LOOK_EVERY);
+            let waited = self.shared.route.await_end(id, wait).await;
+            let view = self.get(tenant, id).await;
+            let has_ended = view.as_ref().is_ok_and(|view| view.state.is_terminal());
+            let can_come = matches!(view, Ok(_) | Err(Error::Unavailable { .. }));
+            if has_ended || !can_come || clock.now() >= until {
+                return view;
+            }
+            if waited.is_err() {
+                // The owner is away or another one is coming: it may be there before the time is over.
+                clock.sleep_until(until.min(clock.now() + WAIT_AGAIN)).await;
+            }
         }
-        self.get(tenant, id).await
     }
 
     /// Lists the tasks of a pipeline that have left the backlog, newest first, and counts the backlog.
@@ -173,7 +180,7 @@ impl Scheduler {
             .filter(|(_, task)| !task.state.name().is_terminal())
             .map(|(id, _)| *id)
             .collect();
-        let seen = self.see(live.clone()).await?;
+        let seen = self.shared.route.see(&live).await?;
         let mut here: BTreeMap<_, _> = live
             .into_iter()
             .zip(seen)
@@ -192,19 +199,6 @@ impl Scheduler {
             });
         }
         Ok(pages)
-    }
-
-    async fn see(&self, ids: Vec<TaskId>) -> Result<Vec<Seen>, Error> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let n_parts = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-        let answers = self.shared.driver.call(Call::See(ids), n_parts).await?;
-        let seen = answers.into_iter().map(|answer| match answer {
-            Answer::Seen(seen) => seen,
-            _ => Seen::Nowhere,
-        });
-        Ok(seen.collect())
     }
 
     async fn read_store(&self, pipeline: &Pipeline, id: TaskId) -> Result<Option<TaskView>, Error> {

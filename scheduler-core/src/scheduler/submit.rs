@@ -4,15 +4,14 @@ use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
+use tokio::task::JoinSet;
 
-use super::{Scheduler, misfit};
+use super::Scheduler;
 use crate::{
     Error, IdempotencyKey, Invalid, Partition, Pipeline, PipelinePath, ShardId, StateName, TaskId,
     TaskOptions, Timestamp,
-    action::Answer,
     call::{Submit, Submitted},
-    driver::{Answers, stopping},
-    member::Call,
+    driver::stopping,
     port::log::{NewRecord, NewTask},
     task::options::DELAY_MAX,
 };
@@ -64,7 +63,8 @@ impl Scheduler {
         }
         let mut answers: Vec<Option<Result<Submitted, Error>>> = Vec::with_capacity(submits.len());
         let mut plain = Vec::new();
-        let mut keyed = Vec::new();
+        // All at once; a dropped call gives them up.
+        let mut keyed = JoinSet::new();
         for submit in submits {
             let at = answers.len();
             answers.push(None);
@@ -72,30 +72,22 @@ impl Scheduler {
                 Err(error) => answers[at] = Some(Err(error)),
                 Ok(checked) => match checked.key {
                     None => plain.push((at, checked)),
-                    Some(key) => keyed.push((
-                        at,
-                        checked.state,
-                        self.begin_keyed(checked.shard, key, checked.task),
-                    )),
+                    Some(key) => {
+                        let (shared, state) = (Arc::clone(&self.shared), checked.state);
+                        let (shard, task) = (checked.shard, checked.task);
+                        keyed.spawn(async move {
+                            (at, state, shared.route.submit(shard, key, task).await)
+                        });
+                    }
                 },
             }
         }
         self.append_plain(plain, &mut answers).await;
-        for (at, state, begun) in keyed {
-            answers[at] = Some(finish_keyed(begun, state).await);
+        while let Some(joined) = keyed.join_next().await {
+            let (at, state, answer) = joined.map_err(|err| Error::Internal(err.to_string()))?;
+            answers[at] = Some(answer.map(|(id, repeated)| submitted(id, repeated, state)));
         }
         Ok(answers.into_iter().flatten().collect())
-    }
-
-    fn begin_keyed(
-        &self,
-        shard: ShardId,
-        key: IdempotencyKey,
-        task: NewTask,
-    ) -> Result<Answers, Error> {
-        self.shared
-            .driver
-            .begin(Call::SubmitKeyed(shard, key, task), 1)
     }
 
     async fn append_plain(
@@ -210,20 +202,14 @@ fn check_data(pipeline: &Pipeline, data: &Bytes) -> Result<(), Error> {
     Ok(())
 }
 
-async fn finish_keyed(begun: Result<Answers, Error>, state: StateName) -> Result<Submitted, Error> {
-    let answers = begun?.wait().await.ok_or(Error::UnknownOutcome {
-        what: "the submit".into(),
-    })??;
-    match answers.into_iter().next() {
-        Some(Answer::Submitted(answer)) => answer.map(|(id, repeated)| Submitted {
-            id,
-            state: if repeated {
-                StateName::Available
-            } else {
-                state
-            },
-            repeated,
-        }),
-        _ => Err(misfit()),
+fn submitted(id: TaskId, repeated: bool, state: StateName) -> Submitted {
+    Submitted {
+        id,
+        state: if repeated {
+            StateName::Available
+        } else {
+            state
+        },
+        repeated,
     }
 }

@@ -40,12 +40,8 @@ impl Scheduler {
         if let Some(held) = poll.held.iter().find(|held| foreign(held)) {
             return Err(Error::not_found("task", held.id));
         }
-        match self
-            .shared
-            .driver
-            .ask(Call::Poll(pipeline.number, poll))
-            .await?
-        {
+        let poll = Call::Poll(pipeline.number, poll);
+        match self.driver()?.ask(poll).await? {
             Answer::Leased(leased) => leased,
             _ => Err(misfit()),
         }
@@ -179,12 +175,7 @@ impl Scheduler {
     /// `NotFound`, `Gone`; `WrongState` if it has ended otherwise.
     pub async fn cancel(&self, tenant: &TenantName, id: TaskId) -> Result<TaskView, Error> {
         let mut before = self.get(tenant, id).await?;
-        match self.shared.driver.ask(Call::Cancel(id)).await? {
-            Answer::Cancelled(answer) => answer?,
-            _ => {
-                return Err(misfit());
-            }
-        }
+        self.shared.route.cancel(id).await?;
         match self.get(tenant, id).await {
             // It is cancelled, but of a pipeline that keeps no results.
             Err(Error::Gone(_)) => {
@@ -203,7 +194,11 @@ impl Scheduler {
             return Vec::new();
         }
         let n_parts = u32::try_from(n).unwrap_or(u32::MAX);
-        match self.shared.driver.call(call, n_parts).await {
+        let answers = match self.driver() {
+            Ok(driver) => driver.call(call, n_parts).await,
+            Err(error) => Err(error),
+        };
+        match answers {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error); n],
         }

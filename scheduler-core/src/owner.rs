@@ -1,0 +1,53 @@
+//! A member as other processes reach it, and how they find it.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    Error, IdempotencyKey, ShardId, TaskId,
+    action::{Counts, Seen},
+    member::InMemory,
+    port::log::NewTask,
+};
+
+/// A member as others reach it: it answers for the shards that it owns, and forwards nothing.
+///
+/// # Contract
+/// - A call for a shard that is not there MUST be answered `Unavailable`, [`Seen::Nowhere`] or as absent, and
+///   change nothing.
+/// - A call that may have been done, of which nobody knows, MUST be answered `UnknownOutcome`.
+#[async_trait]
+pub trait Owner: Debug + Send + Sync {
+    /// Submits a task with an idempotency key: the first task with that key, and whether this is a repetition.
+    async fn submit(
+        &self,
+        shard: ShardId,
+        key: IdempotencyKey,
+        task: NewTask,
+    ) -> Result<(TaskId, bool), Error>;
+
+    /// Cancels a task; answered when that is durable.
+    async fn cancel(&self, id: TaskId) -> Result<(), Error>;
+
+    /// Where tasks are, in the order asked.
+    async fn see(&self, ids: Vec<TaskId>) -> Result<Vec<Seen>, Error>;
+
+    /// How many tasks of these shards are where, and which are in memory.
+    async fn count(&self, shards: Vec<ShardId>, listed: Option<InMemory>) -> Result<Counts, Error>;
+
+    /// Waits until a task ends or the time is over; which of them, a look at the task tells.
+    ///
+    /// # Cancel safety
+    /// Dropping it has no effect.
+    async fn await_end(&self, id: TaskId, wait: Duration) -> Result<(), Error>;
+}
+
+/// Reaches other members by the address that they gave with their claims.
+pub trait Peers: Debug + Send + Sync {
+    /// The member at an address. Connects no sooner than at the first call.
+    ///
+    /// # Errors
+    /// `Internal`: the address is none.
+    fn at(&self, address: &str) -> Result<Arc<dyn Owner>, Error>;
+}

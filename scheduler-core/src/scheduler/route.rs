@@ -1,0 +1,284 @@
+//! The way to the owner of a shard: the member in this process, or another one.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustc_hash::FxHashMap;
+
+use super::unreachable_port;
+use crate::{
+    Error, IdempotencyKey, ShardId, TaskId,
+    action::{Counts, Seen},
+    driver::Handle,
+    member::InMemory,
+    owner::{Owner, Peers},
+    port::{TaskStore, log::NewTask},
+};
+
+/// Reaches the owners of shards.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// The member in this process, if there is one.
+    here: Option<Handle>,
+    /// The others, if there are any.
+    there: Option<There>,
+}
+
+#[derive(Debug)]
+struct There {
+    peers: Arc<dyn Peers>,
+    store: Arc<dyn TaskStore>,
+    /// Where this process itself is reached: nothing is asked there twice.
+    own_address: Option<Arc<str>>,
+    /// Where the owner of each shard was, when it was last asked for.
+    known: Mutex<FxHashMap<ShardId, Arc<str>>>,
+}
+
+/// An owner, where it is, and which of the things asked for are its.
+struct Asked<T> {
+    address: Arc<str>,
+    owner: Arc<dyn Owner>,
+    things: Vec<T>,
+}
+
+impl Route {
+    /// To the member in this process only.
+    pub(super) fn here(here: Handle) -> Self {
+        Self {
+            here: Some(here),
+            there: None,
+        }
+    }
+
+    /// To the member in this process, if there is one, and to others.
+    pub(super) fn among(
+        here: Option<Handle>,
+        own_address: Option<Arc<str>>,
+        store: Arc<dyn TaskStore>,
+        peers: Arc<dyn Peers>,
+    ) -> Self {
+        let there = There {
+            peers,
+            store,
+            own_address,
+            known: Mutex::default(),
+        };
+        Self {
+            here,
+            there: Some(there),
+        }
+    }
+
+    pub(super) async fn submit(
+        &self,
+        shard: ShardId,
+        key: IdempotencyKey,
+        task: NewTask,
+    ) -> Result<(TaskId, bool), Error> {
+        self.ask_one(shard, |owner| {
+            let (key, task) = (key.clone(), task.clone());
+            async move { owner.submit(shard, key, task).await }
+        })
+        .await
+    }
+
+    pub(super) async fn cancel(&self, id: TaskId) -> Result<(), Error> {
+        self.ask_one(id.shard, |owner| async move { owner.cancel(id).await })
+            .await
+    }
+
+    pub(super) async fn await_end(&self, id: TaskId, wait: Duration) -> Result<(), Error> {
+        self.ask_one(
+            id.shard,
+            |owner| async move { owner.await_end(id, wait).await },
+        )
+        .await
+    }
+
+    /// Asks the owner of one shard; again, and only then, if it turns out to be elsewhere.
+    async fn ask_one<T, F>(
+        &self,
+        shard: ShardId,
+        ask: impl Fn(Arc<dyn Owner>) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut answer = Err(Error::moved());
+        if let Some(here) = &self.here {
+            answer = ask(Arc::new(here.clone())).await;
+        }
+        let Some(there) = &self.there else {
+            return answer;
+        };
+        let mut asked: Option<Arc<str>> = None;
+        while matches!(answer, Err(Error::Unavailable { .. })) {
+            let Some(address) = there.owners(&[shard]).await?.remove(&shard) else {
+                break;
+            };
+            if asked.as_ref() == Some(&address) {
+                break;
+            }
+            answer = match there.peers.at(&address) {
+                Ok(owner) => ask(owner).await,
+                Err(err) => Err(err),
+            };
+            if matches!(answer, Err(Error::Unavailable { .. })) {
+                there.forget(&[shard], &address);
+            }
+            // Twice elsewhere is enough: a shard that moves so fast is asked for by the caller again.
+            if asked.replace(address).is_some() {
+                break;
+            }
+        }
+        answer
+    }
+
+    /// Where tasks are, in the order asked. What cannot be asked is nowhere.
+    pub(super) async fn see(&self, ids: &[TaskId]) -> Result<Vec<Seen>, Error> {
+        let mut seen = vec![Seen::Nowhere; ids.len()];
+        if let Some(here) = &self.here {
+            seen = here.see(ids.to_vec()).await?;
+        }
+        let Some(there) = &self.there else {
+            return Ok(seen);
+        };
+        let nowhere = (0..ids.len()).filter(|at| seen[*at] == Seen::Nowhere);
+        let places: Vec<_> = nowhere.map(|at| (ids[at].shard, at)).collect();
+        for asked in there.group(places).await? {
+            let wanted: Vec<_> = asked.things.iter().map(|at| ids[*at]).collect();
+            match asked.owner.see(wanted.clone()).await {
+                Ok(answers) => {
+                    for (at, answer) in asked.things.into_iter().zip(answers) {
+                        if answer == Seen::Nowhere {
+                            there.forget(&[ids[at].shard], &asked.address);
+                        }
+                        seen[at] = answer;
+                    }
+                }
+                Err(err) => {
+                    tracing::debug!(%err, address = %asked.address, "cannot ask the owner");
+                    let shards: Vec<_> = wanted.iter().map(|id| id.shard).collect();
+                    there.forget(&shards, &asked.address);
+                }
+            }
+        }
+        Ok(seen)
+    }
+
+    /// How many tasks of these shards are where. What cannot be asked is absent.
+    pub(super) async fn count(
+        &self,
+        shards: Vec<ShardId>,
+        listed: Option<InMemory>,
+    ) -> Result<Counts, Error> {
+        let mut counts = match &self.here {
+            Some(here) => here.count(shards, listed.clone()).await?,
+            None => Counts {
+                absent: shards,
+                ..Counts::default()
+            },
+        };
+        let Some(there) = &self.there else {
+            return Ok(counts);
+        };
+        let absent = std::mem::take(&mut counts.absent);
+        let mut left: BTreeMap<_, _> = absent.iter().map(|shard| (*shard, ())).collect();
+        let pairs = absent.iter().map(|shard| (*shard, *shard)).collect();
+        for asked in there.group(pairs).await? {
+            match asked
+                .owner
+                .count(asked.things.clone(), listed.clone())
+                .await
+            {
+                Ok(counted) => {
+                    for shard in &asked.things {
+                        left.remove(shard);
+                    }
+                    there.forget(&counted.absent, &asked.address);
+                    counts.add(counted);
+                }
+                Err(err) => {
+                    tracing::debug!(%err, address = %asked.address, "cannot ask the owner");
+                    there.forget(&asked.things, &asked.address);
+                }
+            }
+        }
+        counts.absent.extend(left.into_keys());
+        Ok(counts)
+    }
+}
+
+impl There {
+    /// Where the owners of these shards are, as far as they ever had one that is not this process.
+    async fn owners(&self, shards: &[ShardId]) -> Result<BTreeMap<ShardId, Arc<str>>, Error> {
+        let mut found = BTreeMap::new();
+        let mut unknown = Vec::new();
+        {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            for shard in shards {
+                match known.get(shard) {
+                    Some(address) => drop(found.insert(*shard, Arc::clone(address))),
+                    None => unknown.push(*shard),
+                }
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(found);
+        }
+        let owners = self.store.owners(&unknown).await;
+        let owners = owners.map_err(|err| unreachable_port("the store", &err))?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for (shard, owner) in unknown.into_iter().zip(owners) {
+            if let Some(address) =
+                owner.filter(|address| self.own_address.as_ref() != Some(address))
+            {
+                known.insert(shard, Arc::clone(&address));
+                found.insert(shard, address);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The shard may be elsewhere: the store is asked next time.
+    fn forget(&self, shards: &[ShardId], address: &Arc<str>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for shard in shards {
+            if known.get(shard) == Some(address) {
+                known.remove(shard);
+            }
+        }
+    }
+
+    /// Whom to ask for what.
+    async fn group<T>(&self, things: Vec<(ShardId, T)>) -> Result<Vec<Asked<T>>, Error> {
+        if things.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut shards: Vec<_> = things.iter().map(|(shard, _)| *shard).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let owners = self.owners(&shards).await?;
+        let mut groups: BTreeMap<Arc<str>, Vec<T>> = BTreeMap::new();
+        for (shard, thing) in things {
+            if let Some(address) = owners.get(&shard) {
+                groups.entry(Arc::clone(address)).or_default().push(thing);
+            }
+        }
+        let asked = groups.into_iter().filter_map(|(address, things)| {
+            let owner = self.peers.at(&address);
+            let unreachable =
+                |err: &Error| tracing::debug!(%err, %address, "cannot reach the owner");
+            let owner = owner.inspect_err(unreachable).ok()?;
+            Some(Asked {
+                address,
+                owner,
+                things,
+            })
+        });
+        Ok(asked.collect())
+    }
+}
