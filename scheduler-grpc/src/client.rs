@@ -1,6 +1,7 @@
 //! Calls `workload.v1` with the core's types: the scheduler's handle over the wire.
 
 mod channel;
+mod peers;
 
 use std::time::Duration;
 
@@ -16,7 +17,10 @@ use tonic::{
     transport::Channel,
 };
 
-pub use self::channel::{ConnectError, connect};
+pub use self::{
+    channel::{ConnectError, connect},
+    peers::MemberClients,
+};
 use crate::{
     TENANT_HEADER,
     convert::{self, missing},

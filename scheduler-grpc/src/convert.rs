@@ -3,6 +3,7 @@
 //! Where a wire type lacks what the core's needs (the tenant is in the request's headers), a
 //! function stands in for `TryFrom` and takes it.
 
+mod member;
 mod pipeline;
 mod task;
 mod time;
@@ -11,6 +12,7 @@ mod worker;
 use scheduler_core::{Error, Invalid};
 
 pub use self::{
+    member::{count, logged_task, shard},
     pipeline::{application, pipeline},
     task::{submitted, task_page, task_view},
     time::{duration, duration_of, timestamp, timestamp_of},

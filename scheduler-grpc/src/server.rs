@@ -1,7 +1,9 @@
-//! Answers `workload.v1` over a [`Scheduler`]: four thin services, health, reflection and limits.
+//! Answers `workload.v1` over a [`Scheduler`]: thin services, health, reflection and limits. Workers and
+//! other members are answered only where there is a member.
 
 mod application;
 mod deadline;
+mod member;
 mod pipeline;
 mod task;
 mod tenant;
@@ -19,8 +21,8 @@ use crate::{
     DESCRIPTORS,
     pb::{
         application_service_server::ApplicationServiceServer,
-        pipeline_service_server::PipelineServiceServer, task_service_server::TaskServiceServer,
-        worker_service_server::WorkerServiceServer,
+        member_service_server::MemberServiceServer, pipeline_service_server::PipelineServiceServer,
+        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
     },
     status::to_status,
 };
@@ -105,10 +107,15 @@ struct Shared {
 impl Shared {
     /// Waits until the server closes; forever if it is dropped first.
     async fn closed(&self) {
-        let mut closing = self.closing.clone();
-        if closing.wait_for(|closing| *closing).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        closed(&self.closing).await;
+    }
+}
+
+/// Waits until the server closes; forever if it is dropped first.
+async fn closed(closing: &watch::Receiver<bool>) {
+    let mut closing = closing.clone();
+    if closing.wait_for(|closing| *closing).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -127,6 +134,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct Services {
     routes: Routes,
+    shared: Arc<Shared>,
     health: tonic_health::server::HealthReporter,
     closing: watch::Sender<bool>,
     limits: Limits,
@@ -152,27 +160,51 @@ impl Services {
             .map_err(|err| ServeError::Reflection(err.into()))?;
         let (request, response) = (limits.request_bytes_max, limits.response_bytes_max);
         macro_rules! limited {
-            ($service:ident, $skin:path) => {
-                $service::new($skin(Arc::clone(&shared)))
+            ($service:ident, $skin:expr) => {
+                $service::new($skin)
                     .max_decoding_message_size(request)
                     .max_encoding_message_size(response)
             };
         }
-        let routes = Routes::new(health_service)
+        let shared_by = || Arc::clone(&shared);
+        let mut routes = Routes::new(health_service)
             .add_service(reflection)
-            .add_service(limited!(TaskServiceServer, task::TaskServer))
+            .add_service(limited!(TaskServiceServer, task::TaskServer(shared_by())))
             .add_service(limited!(
                 ApplicationServiceServer,
-                application::ApplicationServer
+                application::ApplicationServer(shared_by())
             ))
-            .add_service(limited!(PipelineServiceServer, pipeline::PipelineServer))
-            .add_service(limited!(WorkerServiceServer, worker::WorkerServer));
+            .add_service(limited!(
+                PipelineServiceServer,
+                pipeline::PipelineServer(shared_by())
+            ));
+        if shared.scheduler.member().is_some() {
+            routes = routes.add_service(limited!(
+                WorkerServiceServer,
+                worker::WorkerServer(shared_by())
+            ));
+        }
         Ok(Self {
             routes,
+            shared,
             health,
             closing,
             limits,
         })
+    }
+
+    /// Answers other processes of the installation too, if there is a member here. They see the tasks of all
+    /// tenants, so this belongs on a port that clients cannot reach, or where there is one tenant.
+    #[must_use]
+    pub fn for_peers(mut self) -> Self {
+        if let Some(member) = self.shared.scheduler.member() {
+            let closing = self.shared.closing.clone();
+            let server = MemberServiceServer::new(member::MemberServer { member, closing })
+                .max_decoding_message_size(self.limits.request_bytes_max)
+                .max_encoding_message_size(self.limits.response_bytes_max);
+            self.routes = self.routes.add_service(server);
+        }
+        self
     }
 
     /// The routes, to be served beside others on one port. Long waits then end by their own time

@@ -48,7 +48,7 @@ impl TryFrom<pb::TaskState> for StateName {
 }
 
 /// A state that this version knows.
-fn state(value: i32) -> Result<StateName, Invalid> {
+pub(super) fn state(value: i32) -> Result<StateName, Invalid> {
     pb::TaskState::try_from(value)
         .unwrap_or(pb::TaskState::Unspecified)
         .try_into()

@@ -267,3 +267,62 @@ proptest! {
         prop_assert_eq!(timestamp_of("x", timestamp(at)), Ok(at));
     }
 }
+
+#[test]
+fn stored_tasks_in_every_state_come_back_from_another_member() {
+    use scheduler_core::port::{
+        log::NewTask,
+        store::{Ending, Parked, StoredState, StoredTask},
+    };
+    let at = Timestamp::from_millis;
+    let parked = |kind| StoredState::Parked {
+        due_at: at(5_000),
+        kind,
+    };
+    let ended = |ending, keep_until| StoredState::Ended {
+        ending,
+        ended_at: at(9_000),
+        keep_until,
+    };
+    let states = [
+        parked(Parked::Scheduled),
+        parked(Parked::Available),
+        parked(Parked::Retryable),
+        StoredState::Running {
+            worker: "w-1".try_into().unwrap(),
+            leased_at: at(6_000),
+        },
+        ended(
+            Ending::Completed {
+                result: "{}".into(),
+            },
+            Timestamp::NEVER,
+        ),
+        ended(Ending::Cancelled, at(10_000)),
+        ended(Ending::Discarded, at(11_000)),
+    ];
+    for state in states {
+        let task = StoredTask {
+            offset: Offset(12),
+            accepted_at: at(1_000),
+            task: NewTask {
+                data: r#"{"n":1}"#.into(),
+                options: Some(Arc::new(options())),
+                traceparent: Some("00-01-02-03".into()),
+            },
+            state,
+            attempt: 2,
+            token: LeaseToken::from_u64(77),
+            started_at: Some(at(2_000)),
+            errors: vec![AttemptError {
+                attempt: 1,
+                token: LeaseToken::from_u64(76),
+                worker: "w-0".try_into().unwrap(),
+                at: at(3_000),
+                failure: failure(),
+            }],
+        };
+        let wire = pb::StoredTask::from(task.clone());
+        assert_eq!(task, wire.try_into().unwrap());
+    }
+}

@@ -2137,6 +2137,867 @@ pub mod task_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// One partition of one pipeline.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Shard {
+    /// The pipeline's number.
+    #[prost(uint32, tag = "1")]
+    pub pipeline: u32,
+    /// The partition.
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+}
+/// A task for a shard.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SubmitKeyedRequest {
+    /// Where the key belongs.
+    #[prost(message, optional, tag = "1")]
+    pub shard: ::core::option::Option<Shard>,
+    /// The key.
+    #[prost(string, tag = "2")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// The task; its delay is not used.
+    #[prost(message, optional, tag = "3")]
+    pub task: ::core::option::Option<NewTask>,
+}
+/// The task that the key stands for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SubmitKeyedResponse {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Whether an earlier submit made it.
+    #[prost(bool, tag = "2")]
+    pub is_repeat: bool,
+}
+/// Which task to cancel.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelOwnedRequest {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// It is cancelled, durably.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelOwnedResponse {}
+/// Which tasks to look for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SeeRequest {
+    /// Their ids.
+    #[prost(string, repeated, tag = "1")]
+    pub ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Where tasks are.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SeeResponse {
+    /// In the order asked.
+    #[prost(message, repeated, tag = "1")]
+    pub seen: ::prost::alloc::vec::Vec<Seen>,
+}
+/// Where one task is.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Seen {
+    #[prost(oneof = "seen::Where", tags = "1, 2, 3, 4")]
+    pub r#where: ::core::option::Option<seen::Where>,
+}
+/// Nested message and enum types in `Seen`.
+pub mod seen {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Where {
+        /// In memory, as far as it is durable.
+        #[prost(message, tag = "1")]
+        Here(super::SeenHere),
+        /// Not read yet from the log: so many offsets are read before it.
+        #[prost(uint64, tag = "2")]
+        Backlog(u64),
+        /// Left memory: the store knows it, or it is no longer kept. The value does not matter.
+        #[prost(bool, tag = "3")]
+        Left(bool),
+        /// The member does not own its shard. The value does not matter.
+        #[prost(bool, tag = "4")]
+        Nowhere(bool),
+    }
+}
+/// A task in memory.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SeenHere {
+    /// The task.
+    #[prost(message, optional, tag = "1")]
+    pub task: ::core::option::Option<StoredTask>,
+    /// What its handler last said of its progress: JSON.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub progress: ::core::option::Option<::prost::bytes::Bytes>,
+}
+/// A task as the store keeps it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StoredTask {
+    /// Its place in its partition.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    /// When the log took it.
+    #[prost(message, optional, tag = "2")]
+    pub accepted_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// What was submitted; its delay is not used.
+    #[prost(message, optional, tag = "3")]
+    pub task: ::core::option::Option<NewTask>,
+    /// Attempts that were begun and counted.
+    #[prost(uint32, tag = "7")]
+    pub attempt: u32,
+    /// The newest lease token, or 0.
+    #[prost(uint64, tag = "8")]
+    pub lease_token: u64,
+    /// When its first attempt began.
+    #[prost(message, optional, tag = "9")]
+    pub started_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// What went wrong, oldest first.
+    #[prost(message, repeated, tag = "10")]
+    pub errors: ::prost::alloc::vec::Vec<AttemptError>,
+    /// Where it stands.
+    #[prost(oneof = "stored_task::State", tags = "4, 5, 6")]
+    pub state: ::core::option::Option<stored_task::State>,
+}
+/// Nested message and enum types in `StoredTask`.
+pub mod stored_task {
+    /// Where it stands.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum State {
+        /// Cannot run now.
+        #[prost(message, tag = "4")]
+        Parked(super::ParkedState),
+        /// A worker has it.
+        #[prost(message, tag = "5")]
+        Running(super::RunningState),
+        /// Ended.
+        #[prost(message, tag = "6")]
+        Ended(super::EndedState),
+    }
+}
+/// A task that waits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ParkedState {
+    /// When it can run.
+    #[prost(message, optional, tag = "1")]
+    pub due_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Scheduled, available or retryable.
+    #[prost(enumeration = "TaskState", tag = "2")]
+    pub state: i32,
+}
+/// A task that a worker has.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunningState {
+    /// The worker.
+    #[prost(string, tag = "1")]
+    pub worker: ::prost::alloc::string::String,
+    /// When this attempt began.
+    #[prost(message, optional, tag = "2")]
+    pub leased_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// A task that ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndedState {
+    /// Completed, cancelled or discarded.
+    #[prost(enumeration = "TaskState", tag = "1")]
+    pub state: i32,
+    /// The result of a completed task: JSON.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub result: ::prost::bytes::Bytes,
+    /// When it ended.
+    #[prost(message, optional, tag = "3")]
+    pub ended_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it may be forgotten; absent for never.
+    #[prost(message, optional, tag = "4")]
+    pub keep_until: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// What to count.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CountRequest {
+    /// Of these shards.
+    #[prost(message, repeated, tag = "1")]
+    pub shards: ::prost::alloc::vec::Vec<Shard>,
+    /// Which tasks in memory to list; absent for none.
+    #[prost(message, optional, tag = "2")]
+    pub listing: ::core::option::Option<CountListing>,
+}
+/// Which tasks in memory to list.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CountListing {
+    /// Only in these states; empty means all.
+    #[prost(enumeration = "TaskState", repeated, tag = "1")]
+    pub states: ::prost::alloc::vec::Vec<i32>,
+    /// Of these shards only.
+    #[prost(message, repeated, tag = "2")]
+    pub below: ::prost::alloc::vec::Vec<ListBelow>,
+    /// At most so many of each shard.
+    #[prost(uint32, tag = "3")]
+    pub n_max: u32,
+    /// At most so many bytes of each shard, but at least one task.
+    #[prost(uint64, tag = "4")]
+    pub bytes_max: u64,
+}
+/// Up to where to list a shard.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListBelow {
+    /// The shard.
+    #[prost(message, optional, tag = "1")]
+    pub shard: ::core::option::Option<Shard>,
+    /// Only below this offset; absent starts at the newest.
+    #[prost(uint64, optional, tag = "2")]
+    pub offset: ::core::option::Option<u64>,
+}
+/// What was counted.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CountResponse {
+    /// Tasks in memory.
+    #[prost(uint64, tag = "1")]
+    pub n_window: u64,
+    /// Whether tasks are parked in the store.
+    #[prost(bool, tag = "2")]
+    pub has_parked: bool,
+    /// From where each shard that is here reads on.
+    #[prost(message, repeated, tag = "3")]
+    pub next_offsets: ::prost::alloc::vec::Vec<ShardOffset>,
+    /// What was listed, newest first in each shard.
+    #[prost(message, repeated, tag = "4")]
+    pub tasks: ::prost::alloc::vec::Vec<OwnedTask>,
+    /// Shards that are not here.
+    #[prost(message, repeated, tag = "5")]
+    pub absent: ::prost::alloc::vec::Vec<Shard>,
+}
+/// A place in a shard.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShardOffset {
+    /// The shard.
+    #[prost(message, optional, tag = "1")]
+    pub shard: ::core::option::Option<Shard>,
+    /// The offset.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+}
+/// A task and its shard.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OwnedTask {
+    /// The shard.
+    #[prost(message, optional, tag = "1")]
+    pub shard: ::core::option::Option<Shard>,
+    /// The task.
+    #[prost(message, optional, tag = "2")]
+    pub task: ::core::option::Option<StoredTask>,
+}
+/// Which task to wait for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AwaitEndRequest {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// At most this long.
+    #[prost(message, optional, tag = "2")]
+    pub wait: ::core::option::Option<::prost_types::Duration>,
+}
+/// It has ended, or the time is over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AwaitEndResponse {}
+/// Generated client implementations.
+#[cfg(feature = "client")]
+pub mod member_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// One member, for the shards that it owns.
+    #[derive(Debug, Clone)]
+    pub struct MemberServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl MemberServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> MemberServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> MemberServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            MemberServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Submits a task with an idempotency key. An answer means that task and key are durable.
+        pub async fn submit_keyed(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SubmitKeyedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SubmitKeyedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/SubmitKeyed",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "SubmitKeyed"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Cancels a task. An answer means that the cancel is durable.
+        pub async fn cancel_owned(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CancelOwnedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelOwnedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/CancelOwned",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "CancelOwned"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says where tasks are.
+        pub async fn see(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SeeRequest>,
+        ) -> std::result::Result<tonic::Response<super::SeeResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/See",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "See"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Counts the tasks of shards, and lists those in memory.
+        pub async fn count(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CountRequest>,
+        ) -> std::result::Result<tonic::Response<super::CountResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/Count",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "Count"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Answers when a task has ended or the time is over.
+        pub async fn await_end(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AwaitEndRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AwaitEndResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/AwaitEnd",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "AwaitEnd"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+#[cfg(feature = "stubs")]
+pub mod member_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with MemberServiceServer.
+    #[async_trait]
+    pub trait MemberService: std::marker::Send + std::marker::Sync + 'static {
+        /// Submits a task with an idempotency key. An answer means that task and key are durable.
+        async fn submit_keyed(
+            &self,
+            request: tonic::Request<super::SubmitKeyedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SubmitKeyedResponse>,
+            tonic::Status,
+        >;
+        /// Cancels a task. An answer means that the cancel is durable.
+        async fn cancel_owned(
+            &self,
+            request: tonic::Request<super::CancelOwnedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelOwnedResponse>,
+            tonic::Status,
+        >;
+        /// Says where tasks are.
+        async fn see(
+            &self,
+            request: tonic::Request<super::SeeRequest>,
+        ) -> std::result::Result<tonic::Response<super::SeeResponse>, tonic::Status>;
+        /// Counts the tasks of shards, and lists those in memory.
+        async fn count(
+            &self,
+            request: tonic::Request<super::CountRequest>,
+        ) -> std::result::Result<tonic::Response<super::CountResponse>, tonic::Status>;
+        /// Answers when a task has ended or the time is over.
+        async fn await_end(
+            &self,
+            request: tonic::Request<super::AwaitEndRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AwaitEndResponse>,
+            tonic::Status,
+        >;
+    }
+    /// One member, for the shards that it owns.
+    #[derive(Debug)]
+    pub struct MemberServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> MemberServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for MemberServiceServer<T>
+    where
+        T: MemberService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/workload.v1.MemberService/SubmitKeyed" => {
+                    #[allow(non_camel_case_types)]
+                    struct SubmitKeyedSvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::SubmitKeyedRequest>
+                    for SubmitKeyedSvc<T> {
+                        type Response = super::SubmitKeyedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SubmitKeyedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::submit_keyed(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SubmitKeyedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/CancelOwned" => {
+                    #[allow(non_camel_case_types)]
+                    struct CancelOwnedSvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::CancelOwnedRequest>
+                    for CancelOwnedSvc<T> {
+                        type Response = super::CancelOwnedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CancelOwnedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::cancel_owned(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CancelOwnedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/See" => {
+                    #[allow(non_camel_case_types)]
+                    struct SeeSvc<T: MemberService>(pub Arc<T>);
+                    impl<T: MemberService> tonic::server::UnaryService<super::SeeRequest>
+                    for SeeSvc<T> {
+                        type Response = super::SeeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SeeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::see(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SeeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/Count" => {
+                    #[allow(non_camel_case_types)]
+                    struct CountSvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::CountRequest> for CountSvc<T> {
+                        type Response = super::CountResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CountRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::count(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CountSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/AwaitEnd" => {
+                    #[allow(non_camel_case_types)]
+                    struct AwaitEndSvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::AwaitEndRequest>
+                    for AwaitEndSvc<T> {
+                        type Response = super::AwaitEndResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AwaitEndRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::await_end(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AwaitEndSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for MemberServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "workload.v1.MemberService";
+    impl<T> tonic::server::NamedService for MemberServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// Which executor runs which command lines, in order.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Step {

@@ -1,0 +1,142 @@
+//! Other members, over `MemberService`.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use scheduler_core::{
+    Error, IdempotencyKey, ShardId, TaskId,
+    action::{Counts, Seen},
+    member::InMemory,
+    owner::{Owner, Peers},
+    port::log::NewTask,
+};
+use tonic::{Request, transport::Channel};
+
+use super::{ANSWER_BYTES_MAX, connect};
+use crate::{
+    convert::duration,
+    pb::{self, member_service_client::MemberServiceClient},
+    status::from_status,
+};
+
+/// How long a call may take, beside what it is asked to wait: shorter than a caller's patience, so that
+/// it is told that the owner is away.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// So many connections are kept. Members come and go with other addresses.
+const CONNECTIONS_MAX: usize = 1_024;
+
+/// Reaches members by their addresses, over one connection each.
+#[derive(Debug, Clone, Default)]
+pub struct MemberClients {
+    connected: Arc<Mutex<HashMap<String, Channel>>>,
+}
+
+impl MemberClients {
+    /// Connected to nobody yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Peers for MemberClients {
+    fn at(&self, address: &str) -> Result<Arc<dyn Owner>, Error> {
+        let mut connected = self
+            .connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = connected.get(address) {
+            return Ok(Arc::new(MemberClient(channel.clone())));
+        }
+        let channel = connect(address).map_err(|err| Error::Internal(err.to_string()))?;
+        if connected.len() >= CONNECTIONS_MAX {
+            connected.clear();
+        }
+        connected.insert(address.to_owned(), channel.clone());
+        Ok(Arc::new(MemberClient(channel)))
+    }
+}
+
+/// One member.
+#[derive(Debug)]
+struct MemberClient(Channel);
+
+macro_rules! call {
+    ($self:ident . $method:ident ($request:expr, $timeout:expr)) => {{
+        let mut client = MemberServiceClient::new($self.0.clone())
+            .max_decoding_message_size(ANSWER_BYTES_MAX)
+            .max_encoding_message_size(ANSWER_BYTES_MAX);
+        let mut request = Request::new($request);
+        request.set_timeout($timeout);
+        let answer = client.$method(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| from_status(&status))
+    }};
+}
+
+/// What a call that changes nothing, or changes the same however often, may be answered in place of an
+/// unknown outcome: try again.
+fn away(error: Error) -> Error {
+    match error {
+        Error::UnknownOutcome { .. } => Error::Unavailable {
+            what: "the owner of the shard cannot be reached".to_owned(),
+            retry_after: Duration::from_secs(1),
+        },
+        error => error,
+    }
+}
+
+#[tonic::async_trait]
+impl Owner for MemberClient {
+    async fn submit(
+        &self,
+        shard: ShardId,
+        key: IdempotencyKey,
+        task: NewTask,
+    ) -> Result<(TaskId, bool), Error> {
+        let request = pb::SubmitKeyedRequest {
+            shard: Some(shard.into()),
+            idempotency_key: key.to_string(),
+            task: Some(task.into()),
+        };
+        let answer = call!(self.submit_keyed(request, CALL_TIMEOUT))?;
+        Ok((answer.id.parse()?, answer.is_repeat))
+    }
+
+    async fn cancel(&self, id: TaskId) -> Result<(), Error> {
+        let request = pb::CancelOwnedRequest { id: id.to_string() };
+        call!(self.cancel_owned(request, CALL_TIMEOUT)).map_err(away)?;
+        Ok(())
+    }
+
+    async fn see(&self, ids: Vec<TaskId>) -> Result<Vec<Seen>, Error> {
+        let request = pb::SeeRequest {
+            ids: ids.iter().map(ToString::to_string).collect(),
+        };
+        let answer = call!(self.see(request, CALL_TIMEOUT)).map_err(away)?;
+        answer.seen.into_iter().map(TryInto::try_into).collect()
+    }
+
+    async fn count(&self, shards: Vec<ShardId>, listed: Option<InMemory>) -> Result<Counts, Error> {
+        let request = pb::CountRequest {
+            shards: shards.into_iter().map(Into::into).collect(),
+            listing: listed.map(Into::into),
+        };
+        call!(self.count(request, CALL_TIMEOUT))
+            .map_err(away)?
+            .try_into()
+    }
+
+    async fn await_end(&self, id: TaskId, wait: Duration) -> Result<(), Error> {
+        let request = pb::AwaitEndRequest {
+            id: id.to_string(),
+            wait: Some(duration(wait)),
+        };
+        call!(self.await_end(request, wait + CALL_TIMEOUT)).map_err(away)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! `MemberService` over the member of this process.
+
+use std::{sync::Arc, time::Duration};
+
+use scheduler_core::{Error, TaskId, owner::Owner};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use super::{closed, deadline::wait_within};
+use crate::{
+    convert::{self, WAIT, duration_of},
+    pb::{self, member_service_server::MemberService},
+    status::to_status,
+};
+
+/// Answers `MemberService`.
+#[derive(Debug, Clone)]
+pub(super) struct MemberServer {
+    pub(super) member: Arc<dyn Owner>,
+    /// Turns true when long waits must end.
+    pub(super) closing: watch::Receiver<bool>,
+}
+
+fn id(text: &str) -> Result<TaskId, Status> {
+    text.parse()
+        .map_err(|_| to_status(&Error::not_found("task", text)))
+}
+
+fn refused<E: Into<Error>>(error: E) -> Status {
+    to_status(&error.into())
+}
+
+#[tonic::async_trait]
+impl MemberService for MemberServer {
+    async fn submit_keyed(
+        &self,
+        request: Request<pb::SubmitKeyedRequest>,
+    ) -> Result<Response<pb::SubmitKeyedResponse>, Status> {
+        let request = request.into_inner();
+        let shard = convert::shard(request.shard).map_err(refused)?;
+        let key = request.idempotency_key.as_str().try_into();
+        let task = convert::logged_task(request.task).map_err(refused)?;
+        let submitted = self.member.submit(shard, key.map_err(refused)?, task).await;
+        let (id, is_repeat) = submitted.map_err(refused)?;
+        Ok(Response::new(pb::SubmitKeyedResponse {
+            id: id.to_string(),
+            is_repeat,
+        }))
+    }
+
+    async fn cancel_owned(
+        &self,
+        request: Request<pb::CancelOwnedRequest>,
+    ) -> Result<Response<pb::CancelOwnedResponse>, Status> {
+        let cancelled = self.member.cancel(id(&request.get_ref().id)?).await;
+        cancelled.map_err(refused)?;
+        Ok(Response::new(pb::CancelOwnedResponse {}))
+    }
+
+    async fn see(
+        &self,
+        request: Request<pb::SeeRequest>,
+    ) -> Result<Response<pb::SeeResponse>, Status> {
+        let ids = request.get_ref().ids.iter().map(|text| id(text));
+        let seen = self.member.see(ids.collect::<Result<_, _>>()?).await;
+        let seen = seen.map_err(refused)?.into_iter().map(Into::into);
+        Ok(Response::new(pb::SeeResponse {
+            seen: seen.collect(),
+        }))
+    }
+
+    async fn count(
+        &self,
+        request: Request<pb::CountRequest>,
+    ) -> Result<Response<pb::CountResponse>, Status> {
+        let (shards, listed) = convert::count(request.into_inner()).map_err(refused)?;
+        let counts = self.member.count(shards, listed).await;
+        Ok(Response::new(counts.map_err(refused)?.into()))
+    }
+
+    async fn await_end(
+        &self,
+        request: Request<pb::AwaitEndRequest>,
+    ) -> Result<Response<pb::AwaitEndResponse>, Status> {
+        let id = id(&request.get_ref().id)?;
+        let wait = request.get_ref().wait;
+        let wait: Option<Duration> = wait
+            .map(|wait| duration_of("wait", wait))
+            .transpose()
+            .map_err(refused)?;
+        let wait = wait_within(request.metadata(), wait.unwrap_or(WAIT));
+        tokio::select! {
+            ended = self.member.await_end(id, wait) => ended.map_err(refused)?,
+            () = closed(&self.closing) => {}
+        }
+        Ok(Response::new(pb::AwaitEndResponse {}))
+    }
+}

@@ -1,0 +1,135 @@
+//! A process without a member asks one over the wire.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{sync::Arc, time::Duration};
+
+use scheduler_core::{
+    Config, Error, FrontPorts, ListTasks, Outcome, PipelinePath, PipelineSpec, Poll, Report,
+    Scheduler, StateName, Submit, TaskOptions, memory,
+};
+use scheduler_grpc::{
+    client::MemberClients,
+    server::{Access, Limits, Services},
+};
+use tokio::{net::TcpListener, sync::oneshot};
+
+const SOON: Duration = Duration::from_secs(10);
+
+struct Processes {
+    member: Scheduler,
+    front: Scheduler,
+    path: PipelinePath,
+    stop: oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+async fn start() -> Processes {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = Config {
+        address: listener.local_addr().unwrap().to_string(),
+        ..Config::default()
+    };
+    let ports = memory::ports();
+    let front_ports = FrontPorts::from(&ports);
+    let peers = || Arc::new(MemberClients::new());
+    let member = Scheduler::join(config, ports, peers()).await.unwrap();
+    let front = Scheduler::front(Config::default(), front_ports, peers()).await;
+    let (front, path) = (
+        front.unwrap(),
+        scheduler_core::path("acme", "shop", "mail").unwrap(),
+    );
+    let spec = PipelineSpec {
+        steps: [].into(),
+        defaults: TaskOptions::default(),
+        n_partitions: 4,
+    };
+    front.create_pipeline(&path, spec).await.unwrap();
+    let services = Services::new(member.clone(), Access::Open, Limits::default()).unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = services.for_peers().serve(listener, async {
+        stopped.await.ok();
+    });
+    let processes = Processes {
+        member,
+        front,
+        path,
+        stop,
+        serving: tokio::spawn(async { serving.await.unwrap() }),
+    };
+    let claimed = async {
+        while processes.member.pipeline(&processes.path).await.is_err()
+            || processes.member.ready().is_err()
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, claimed).await.unwrap();
+    processes
+}
+
+fn with_key(key: &str) -> Submit {
+    let mut submit = Submit::new("{}");
+    submit.options.idempotency_key = Some(key.try_into().unwrap());
+    submit
+}
+
+#[tokio::test]
+async fn keys_looks_lists_waits_and_cancels_go_to_the_member() {
+    let Processes {
+        member,
+        front,
+        path,
+        stop: _until_the_end,
+        ..
+    } = start().await;
+    let tenant = &path.tenant;
+    let first = front.submit(&path, with_key("k")).await.unwrap();
+    let again = front.submit(&path, with_key("k")).await.unwrap();
+    assert_eq!((again.id, again.repeated), (first.id, true));
+    let other = front.submit(&path, with_key("other")).await.unwrap();
+    let seen = front.get(tenant, first.id).await.unwrap();
+    assert_eq!(seen.state, StateName::Available);
+    let page = front.list(&path, ListTasks::default()).await.unwrap();
+    assert_eq!((page.tasks.len(), page.backlog), (2, 0));
+    let cancelled = front.cancel(tenant, other.id).await.unwrap();
+    assert_eq!(cancelled.state, StateName::Cancelled);
+    let waiting = tokio::spawn({
+        let (front, tenant) = (front.clone(), tenant.clone());
+        async move { front.wait(&tenant, first.id, SOON).await.unwrap() }
+    });
+    let poll = Poll::new("w".try_into().unwrap(), 1);
+    let task = member.lease(&path, poll).await.unwrap().tasks.remove(0);
+    let report = Report {
+        id: task.id,
+        token: task.token,
+        outcome: Outcome::Completed { result: "1".into() },
+    };
+    member.report(tenant, report).await.unwrap();
+    let ended = waiting.await.unwrap();
+    assert_eq!(ended.state, StateName::Completed);
+    // Deleting counts first, at the member.
+    front.delete_pipeline(&path).await.unwrap();
+}
+
+#[tokio::test]
+async fn workers_are_sent_to_a_member_and_a_member_that_is_away_is_told() {
+    let Processes {
+        member,
+        front,
+        path,
+        stop,
+        serving,
+    } = start().await;
+    let poll = Poll::new("w".try_into().unwrap(), 1);
+    let refused = front.lease(&path, poll).await;
+    assert!(matches!(refused, Err(Error::WrongState(_))), "{refused:?}");
+    front.submit(&path, with_key("k")).await.unwrap();
+    stop.send(()).unwrap();
+    serving.await.unwrap();
+    member.shutdown().await;
+    let refused = front.submit(&path, with_key("k")).await;
+    assert!(
+        matches!(refused, Err(Error::Unavailable { .. })),
+        "{refused:?}"
+    );
+}
