@@ -145,7 +145,7 @@ impl Member {
         }
     }
 
-    fn drop_shard(&mut self, id: ShardId, out: &mut Vec<Action>) {
+    pub(super) fn drop_shard(&mut self, id: ShardId, out: &mut Vec<Action>) {
         self.give_up_deferred(id, out);
         if let Some(shard) = self.shards.remove(&id) {
             self.n_bytes -= shard.n_bytes();
@@ -279,7 +279,7 @@ impl Member {
         self.give_up_deferred(id, out);
     }
 
-    fn refuse(&mut self, id: ShardId, why: String, out: &mut Vec<Action>) {
+    pub(super) fn refuse(&mut self, id: ShardId, why: String, out: &mut Vec<Action>) {
         out.push(Action::Refused(id, why.clone()));
         self.ownership.refused.insert(id, why);
         self.give_up_deferred(id, out);

@@ -1,6 +1,10 @@
 //! Which shards are flushed together, and when.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::Member;
 use crate::{
@@ -26,6 +30,8 @@ struct Lane {
     /// Shards that can wait for the interval.
     later: BTreeSet<ShardId>,
     in_flight: Option<Arc<[ShardFlush]>>,
+    /// Parts of a flush that could not be saved as a whole: they go out in smaller ones.
+    split: VecDeque<Arc<[ShardFlush]>>,
     /// When the parts in flight, which failed, go out again.
     retry_at: Option<Timestamp>,
     retry_wait: Duration,
@@ -43,6 +49,7 @@ impl Lanes {
             urgent_since: None,
             later: BTreeSet::new(),
             in_flight: None,
+            split: VecDeque::new(),
             retry_at: None,
             retry_wait: RETRY_FIRST,
             next_full_at: Timestamp::EPOCH,
@@ -102,6 +109,11 @@ impl Member {
                 }
                 continue;
             }
+            if let Some(parts) = lane.split.pop_front() {
+                lane.in_flight = Some(Arc::clone(&parts));
+                out.push(Action::Flush(n_lane, parts));
+                continue;
+            }
             if lane.wake_at(&self.config).is_none_or(|at| at > now) {
                 continue;
             }
@@ -150,7 +162,21 @@ impl Member {
         };
         let answers = match answers {
             Ok(answers) => answers,
-            Err(_) => {
+            Err(FailureKind::Damaged) => {
+                let Some(parts) = lane.in_flight.take() else {
+                    return;
+                };
+                match parts.split_at(parts.len() / 2) {
+                    ([], _) => self.unsavable(parts[0].shard, out),
+                    // One of them cannot be saved: it is found by halves, so that it holds up no other.
+                    (first, second) => {
+                        lane.split.push_front(second.into());
+                        lane.split.push_front(first.into());
+                    }
+                }
+                return;
+            }
+            Err(FailureKind::Unavailable | FailureKind::Full | FailureKind::Unknown) => {
                 // The same parts again, whatever became of them: their numbers make that safe.
                 lane.retry_at = Some(now + lane.retry_wait);
                 lane.retry_wait = (lane.retry_wait * 2).min(RETRY_LAST);
@@ -172,5 +198,12 @@ impl Member {
                 Flushed::Fenced => self.fenced(part.shard, now, out),
             }
         }
+    }
+
+    /// What the shard has to save can never be saved: people must look, and nobody is told that it was.
+    fn unsavable(&mut self, id: ShardId, out: &mut Vec<Action>) {
+        self.drop_shard(id, out);
+        let why = "its state cannot be saved; the log of this process says why";
+        self.refuse(id, why.to_owned(), out);
     }
 }

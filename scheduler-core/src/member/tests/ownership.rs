@@ -1,6 +1,9 @@
 //! Owners that come, go and are deposed.
 
+use std::collections::BTreeSet;
+
 use super::{super::Member, *};
+use crate::port::store::Flushed;
 
 #[test]
 fn leases_survive_a_crash_if_their_workers_say_so() {
@@ -322,4 +325,65 @@ fn full_shards_leave_room_for_the_others() {
     assert_eq!(wanted.len(), 1);
     assert_eq!(wanted[0].shard.partition, crate::Partition(1));
     assert_eq!(wanted[0].bytes_max, 500, "its share of what is reserved");
+}
+
+#[test]
+fn a_shard_that_cannot_be_saved_is_refused_and_the_others_are_saved() {
+    let now = crate::Timestamp::from_millis(1_000_000);
+    let config = Config {
+        n_lanes: 1,
+        ..config()
+    };
+    let mut member = member_with(config, 5, now);
+    let mut out = Vec::new();
+    let slots = (0..=255).map(crate::Slot).collect();
+    member.handle(Event::Assigned(slots), now, &mut out);
+    let shards: Vec<_> = super::super::shards_of(&member.pipelines[&SHARD.pipeline]).collect();
+    for shard in &shards {
+        let mut durable = rig::Durable::default();
+        let claimed = crate::port::store::Claimed {
+            shard: *shard,
+            ..durable.claim()
+        };
+        let claimed = Event::Claimed(claimed, durable.bounds());
+        member.handle(claimed, now, &mut out);
+        let fetched = crate::port::log::Fetched {
+            shard: *shard,
+            records: vec![crate::port::log::Record {
+                offset: Offset::ZERO,
+                accepted_at: now,
+                body: crate::port::log::RecordBody::Malformed {
+                    reason: "no JSON".to_owned(),
+                    head: "x".into(),
+                },
+            }],
+            next: Offset(1),
+        };
+        member.handle(Event::Fetched(vec![(Offset::ZERO, fetched)]), now, &mut out);
+    }
+    let poison = shards[3];
+    let (mut saved, mut n_flushes) = (BTreeSet::new(), 0);
+    let mut now = now;
+    for _ in 0..20 {
+        now = now + SECOND;
+        member.settle(now, &mut out);
+        for action in std::mem::take(&mut out) {
+            let Action::Flush(lane, parts) = action else {
+                continue;
+            };
+            n_flushes += 1;
+            let answer = if parts.iter().any(|part| part.shard == poison) {
+                Err(crate::port::FailureKind::Damaged)
+            } else {
+                saved.extend(parts.iter().map(|part| part.shard));
+                Ok(vec![Flushed::Saved; parts.len()])
+            };
+            member.handle(Event::Flushed(lane, answer), now, &mut out);
+        }
+    }
+    let others = shards.iter().copied().filter(|shard| *shard != poison);
+    assert_eq!(saved, others.collect());
+    let refused: Vec<_> = member.refused().map(|(id, _)| id).collect();
+    assert_eq!(refused, [poison]);
+    assert!(n_flushes <= 8, "found by halves, in {n_flushes} flushes");
 }
