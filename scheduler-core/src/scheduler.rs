@@ -9,11 +9,11 @@ mod work;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
-use rustc_hash::FxHashSet;
+use rustc_hash::FxHashMap;
 use tokio::sync::{RwLock, watch};
 
 use self::{directory::Directory, route::Route};
@@ -83,11 +83,20 @@ struct Shared {
     directory: watch::Sender<Arc<Directory>>,
     /// Pipelines whose log could not be made yet.
     unlogged: Mutex<BTreeMap<PipelineNumber, Arc<Pipeline>>>,
-    /// Pipelines that are being deleted. Submits hold it for reading until the log has answered, so that
-    /// none slips in behind the last look.
-    closing: RwLock<FxHashSet<PipelineNumber>>,
+    gates: Mutex<FxHashMap<PipelineNumber, Gate>>,
     /// Spreads tasks without a key evenly over partitions.
     next_partition: AtomicU64,
+}
+
+/// Whether a pipeline was deleted. Submits hold it for reading until the log has answered, so that none
+/// slips in behind the last look of a delete; one that waits for them holds up no other pipeline.
+type Gate = Arc<RwLock<bool>>;
+
+impl Shared {
+    fn gate(&self, number: PipelineNumber) -> Gate {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(gates.entry(number).or_default())
+    }
 }
 
 impl Scheduler {
@@ -143,7 +152,7 @@ impl Scheduler {
             route,
             directory: watch::Sender::new(Arc::new(Directory::default())),
             unlogged: Mutex::default(),
-            closing: RwLock::default(),
+            gates: Mutex::default(),
             next_partition: AtomicU64::new(0),
         });
         shared

@@ -56,6 +56,7 @@ impl Shared {
         let is_new = |pipeline: &&Arc<Pipeline>| !known.by_number.contains_key(&pipeline.number);
         let new: Vec<_> = pipelines.iter().filter(is_new).cloned().collect();
         let numbers: FxHashSet<_> = pipelines.iter().map(|pipeline| pipeline.number).collect();
+        lock(&self.gates).retain(|number, _| numbers.contains(number));
         self.ensure_logs(&new, |number| numbers.contains(&number))
             .await;
         for pipeline in pipelines {

@@ -184,10 +184,12 @@ impl Scheduler {
     /// `NotFound`, or `WrongState` while a task of it has not ended.
     pub async fn delete_pipeline(&self, path: &PipelinePath) -> Result<(), Error> {
         let pipeline = self.find_pipeline(path)?;
-        self.shared.closing.write().await.insert(pipeline.number);
-        let deleted = self.delete_if_idle(&pipeline).await;
-        self.shared.closing.write().await.remove(&pipeline.number);
-        deleted
+        let gate = self.shared.gate(pipeline.number);
+        // Submits wait for the outcome; if this call is dropped, they go on.
+        let mut is_deleted = gate.write().await;
+        self.delete_if_idle(&pipeline).await?;
+        *is_deleted = true;
+        Ok(())
     }
 
     async fn delete_if_idle(&self, pipeline: &Pipeline) -> Result<(), Error> {

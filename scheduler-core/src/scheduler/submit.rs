@@ -57,8 +57,9 @@ impl Scheduler {
         if submits.len() > BATCH_MAX {
             return Err(Invalid::new("tasks", "must be at most 10000 in one batch").into());
         }
-        let closing = self.shared.closing.read().await;
-        if closing.contains(&pipeline.number) {
+        let gate = self.shared.gate(pipeline.number);
+        let is_deleted = gate.read().await;
+        if *is_deleted {
             return Err(Error::not_found("pipeline", &path.pipeline));
         }
         let mut answers: Vec<Option<Result<Submitted, Error>>> = Vec::with_capacity(submits.len());
