@@ -25,7 +25,7 @@ pub use self::clock::SystemClock;
 use crate::{
     Config, Error, TaskId,
     action::Answer,
-    member::{Call, Event},
+    member::{Call, Event, Load},
     port::{Clock, TaskStore},
     scheduler::Ports,
 };
@@ -68,6 +68,7 @@ enum Input {
 #[derive(Debug, Default)]
 struct Health {
     is_ready: AtomicBool,
+    load: Mutex<Load>,
     refused: Mutex<Vec<String>>,
 }
 
@@ -172,6 +173,12 @@ impl Handle {
         };
         let retry_after = Duration::from_secs(1);
         Err(Error::Unavailable { what, retry_after })
+    }
+
+    /// How much the member has to do.
+    pub(crate) fn load(&self) -> Load {
+        let load = self.health.load.lock();
+        *load.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops in good order and waits until everything is saved.

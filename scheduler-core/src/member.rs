@@ -6,6 +6,7 @@
 mod claim;
 mod dispatch;
 mod flush;
+mod look;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,16 +16,17 @@ use std::{
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
+pub use self::look::{InMemory, Load};
 use self::{claim::Ownership, dispatch::Dispatcher, flush::Lanes};
 use crate::{
     Config, Epoch, Error, IdempotencyKey, Offset, Outcome, Pipeline, PipelineNumber, ShardId, Slot,
-    StateName, TaskId, Timestamp,
-    action::{Action, Answer, CallId, Counts, Seen},
+    TaskId, Timestamp,
+    action::{Action, Answer, CallId},
     call::{Held, LeasedTask, Poll},
     port::{
         FailureKind,
         log::{Appended, Bounds, Fetch, Fetched, NewTask},
-        store::{Claimed, DueTasks, Flushed, KeyRow, cut_page},
+        store::{Claimed, DueTasks, Flushed, KeyRow},
     },
     shard::{Loaded, Shard},
 };
@@ -110,19 +112,6 @@ enum Deferred {
     Look(u32, TaskId),
 }
 
-/// Which tasks in memory to list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InMemory {
-    /// Only in these states; empty means all.
-    pub states: Vec<StateName>,
-    /// Per partition, only below this offset.
-    pub below: BTreeMap<ShardId, Option<Offset>>,
-    /// At most so many per shard.
-    pub n_max: usize,
-    /// At most so many bytes per shard, but at least one task.
-    pub bytes_max: usize,
-}
-
 /// One scheduler process.
 #[derive(Debug)]
 pub struct Member {
@@ -146,6 +135,7 @@ pub struct Member {
     deferred: BTreeMap<ShardId, Vec<(CallId, Deferred)>>,
     proven_at: Option<Timestamp>,
     n_bytes: usize,
+    n_tasks: usize,
     stopping: bool,
     stopped: bool,
 }
@@ -169,6 +159,7 @@ impl Member {
             deferred: BTreeMap::new(),
             proven_at: None,
             n_bytes: 0,
+            n_tasks: 0,
             stopping: false,
             stopped: false,
             config,
@@ -297,9 +288,10 @@ impl Member {
 
     fn with_shard(&mut self, id: ShardId, act: impl FnOnce(&mut Shard)) {
         if let Some(shard) = self.shards.get_mut(&id) {
-            let before = shard.n_bytes();
+            let before = (shard.n_bytes(), shard.n_window());
             act(shard);
-            self.n_bytes = self.n_bytes - before + shard.n_bytes();
+            self.n_bytes = self.n_bytes - before.0 + shard.n_bytes();
+            self.n_tasks = self.n_tasks - before.1 + shard.n_window();
             self.touched.insert(id);
         }
     }
@@ -413,12 +405,6 @@ impl Member {
         self.deferred.entry(id).or_default().push((call, deferred));
     }
 
-    fn look(&self, to: (CallId, u32), task: TaskId, out: &mut Vec<Action>) {
-        let shard = self.shards.get(&task.shard);
-        let seen = shard.map_or(Seen::Nowhere, |shard| shard.see(task.offset));
-        out.push(Action::Answer(to.0, to.1, Answer::Seen(seen)));
-    }
-
     /// Answers a call for one task of a shard that is not here.
     fn refuse_absent(&self, id: CallId, call: &Call, out: &mut Vec<Action>) {
         let moved = Err(Error::moved());
@@ -427,29 +413,6 @@ impl Member {
             _ => Answer::Submitted(Err(Error::moved())),
         };
         out.push(Action::Answer(id, 0, answer));
-    }
-
-    fn count(&self, ids: &[ShardId], listed: Option<&InMemory>) -> Counts {
-        let mut counts = Counts::default();
-        for id in ids.iter().copied() {
-            let Some(shard) = self.shards.get(&id) else {
-                counts.absent.push(id);
-                continue;
-            };
-            counts.n_window += shard.n_window() as u64;
-            counts.has_parked |= shard.has_parked();
-            counts.next_offsets.push((id, shard.next_fetch()));
-            if let Some(listed) = listed
-                && let Some(below) = listed.below.get(&id)
-            {
-                let mut tasks = shard.list(&listed.states, *below, listed.n_max);
-                cut_page(&mut tasks, listed.n_max, listed.bytes_max);
-                counts
-                    .tasks
-                    .extend(tasks.into_iter().map(|task| (id, task)));
-            }
-        }
-        counts
     }
 
     fn epoch_of(&self, id: ShardId) -> Option<Epoch> {

@@ -20,6 +20,7 @@ use self::{directory::Directory, route::Route};
 use crate::{
     Config, Error, Pipeline, PipelineNumber, PipelinePath, TaskId, TenantName,
     driver::Handle,
+    member::Load,
     owner::{Owner, Peers},
     port::{Catalog, Clock, Placement, TaskLog, TaskStore},
 };
@@ -190,6 +191,12 @@ impl Scheduler {
     pub fn ready(&self) -> Result<(), Error> {
         let driver = self.shared.driver.as_ref();
         driver.map_or(Ok(()), Handle::ready)
+    }
+
+    /// How much the member in this process has to do, if there is one.
+    #[must_use]
+    pub fn load(&self) -> Option<Load> {
+        self.shared.driver.as_ref().map(Handle::load)
     }
 
     /// Stops in good order: answers waiting polls, saves what is unsaved, gives up its shards, and

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Config, Timestamp,
     action::Action,
-    member::{Call, Event, Member},
+    member::{Call, Event, Load, Member},
     scheduler::Ports,
 };
 
@@ -194,6 +194,15 @@ impl Turns {
     }
 
     fn note_health(&self) {
+        let load = Load {
+            n_calls: self.calls.len(),
+            ..self.member.load()
+        };
+        *self
+            .health
+            .load
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = load;
         let is_ready = self.member.is_ready() && self.member.refused().next().is_none();
         if self.health.is_ready.swap(is_ready, Ordering::Relaxed) != is_ready || !is_ready {
             let refused = self

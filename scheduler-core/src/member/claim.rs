@@ -65,6 +65,10 @@ impl Ownership {
         self.releasing.contains(&id)
     }
 
+    pub(super) fn n_coming(&self) -> usize {
+        self.wanted.len() + self.claiming.len()
+    }
+
     pub(super) fn is_settled(&self) -> bool {
         !self.slots.is_empty() && self.wanted.is_empty() && self.claiming.is_empty()
     }
@@ -149,6 +153,7 @@ impl Member {
         self.give_up_deferred(id, out);
         if let Some(shard) = self.shards.remove(&id) {
             self.n_bytes -= shard.n_bytes();
+            self.n_tasks -= shard.n_window();
             self.touched.insert(id);
             shard.abandon(out);
         }
@@ -309,6 +314,7 @@ impl Member {
         let config = Arc::clone(&self.config);
         let shard = Shard::new(claimed, bounds.end, pipeline, config, now);
         self.n_bytes += shard.n_bytes();
+        self.n_tasks += shard.n_window();
         self.shards.insert(id, shard);
         self.touched.insert(id);
         for (call, deferred) in self.deferred.remove(&id).unwrap_or_default() {

@@ -7,16 +7,20 @@
 use std::net::IpAddr;
 
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     http::{HeaderMap, StatusCode, Uri, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
-use crate::problem::Problem;
+use crate::{Api, problem::Problem};
 
-pub(crate) async fn refuse_foreign(request: Request, next: Next) -> Response {
-    match check(request.uri(), request.headers()) {
+pub(crate) async fn refuse_foreign(
+    State(api): State<Api>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match check(request.uri(), request.headers(), api.hosts()) {
         Ok(()) => next.run(request).await,
         Err(detail) => Problem::new(
             StatusCode::FORBIDDEN,
@@ -28,7 +32,7 @@ pub(crate) async fn refuse_foreign(request: Request, next: Next) -> Response {
     }
 }
 
-fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
+fn check(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> Result<(), &'static str> {
     let text = |name| {
         headers
             .get(name)
@@ -43,9 +47,10 @@ fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
         .or_else(|| text(header::HOST))
         .ok_or("the request names no Host")?;
     let authority: Authority = host.parse().map_err(|_| "the Host cannot be read")?;
-    if !is_loopback(authority.host()) {
+    let is_named = |name: &String| name.eq_ignore_ascii_case(authority.host());
+    if !is_loopback(authority.host()) && !hosts.iter().any(is_named) {
         return Err(
-            "the Host is not a loopback name; without authentication only localhost is served",
+            "the Host is neither a loopback name nor one that this server was told to serve",
         );
     }
     if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site"))
@@ -83,17 +88,23 @@ mod tests {
                 headers.insert(name, value.parse().unwrap());
             }
         }
-        check(&Uri::from_static("/"), &headers).is_ok()
+        check(
+            &Uri::from_static("/"),
+            &headers,
+            &["jobs.example.org".to_owned()],
+        )
+        .is_ok()
     }
 
     #[test]
-    fn only_loopback_hosts_are_served() {
+    fn only_loopback_and_named_hosts_are_served() {
         for host in [
             "localhost",
             "LOCALHOST:8080",
             "127.0.0.1:1",
             "127.9.9.9",
             "[::1]:8080",
+            "Jobs.example.org:443",
         ] {
             assert!(verdict(Some(host), None, None), "{host}");
         }
@@ -111,7 +122,7 @@ mod tests {
         let mut two = HeaderMap::new();
         two.append("host", "localhost".parse().unwrap());
         two.append("host", "example.com".parse().unwrap());
-        assert!(check(&Uri::from_static("/"), &two).is_err());
+        assert!(check(&Uri::from_static("/"), &two, &[]).is_err());
     }
 
     #[test]

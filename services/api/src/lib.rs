@@ -32,7 +32,7 @@ mod time;
 mod unread;
 mod view;
 
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
 use axum::{Router, middleware, routing::get};
 use scheduler_core::{Scheduler, TenantName};
@@ -48,11 +48,20 @@ pub struct Api {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Shared {
     scheduler: Scheduler,
     tenant: TenantName,
     charts: Option<Arc<dyn Charts>>,
+    /// Names beside loopback under which it is reached.
+    hosts: Vec<String>,
+    metrics: Option<Arc<dyn Metrics>>,
+}
+
+/// What `/metrics` answers.
+pub trait Metrics: Debug + Send + Sync {
+    /// All metrics in Prometheus' text format.
+    fn render(&self, scheduler: &Scheduler) -> String;
 }
 
 impl Api {
@@ -64,6 +73,8 @@ impl Api {
                 scheduler,
                 tenant,
                 charts: None,
+                hosts: Vec::new(),
+                metrics: None,
             }),
         }
     }
@@ -71,12 +82,27 @@ impl Api {
     /// The same API, which can also create pipelines from charts.
     #[must_use]
     pub fn with_charts(self, charts: Arc<dyn Charts>) -> Self {
+        self.with(|shared| shared.charts = Some(charts))
+    }
+
+    /// The same API, which is also reached under these names: the host of a URL, without a port. Without
+    /// authentication, everyone who reaches them is the tenant.
+    #[must_use]
+    pub fn with_hosts(self, hosts: Vec<String>) -> Self {
+        self.with(|shared| shared.hosts = hosts)
+    }
+
+    /// The same API, with `/metrics`.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Arc<dyn Metrics>) -> Self {
+        self.with(|shared| shared.metrics = Some(metrics))
+    }
+
+    fn with(self, change: impl FnOnce(&mut Shared)) -> Self {
+        let mut shared = Shared::clone(&self.shared);
+        change(&mut shared);
         Self {
-            shared: Arc::new(Shared {
-                scheduler: self.shared.scheduler.clone(),
-                tenant: self.shared.tenant.clone(),
-                charts: Some(charts),
-            }),
+            shared: Arc::new(shared),
         }
     }
 
@@ -85,6 +111,7 @@ impl Api {
         Router::new()
             .route("/healthz", get(probe::healthz))
             .route("/readyz", get(probe::readyz))
+            .route("/metrics", get(probe::metrics))
             .nest(
                 "/api",
                 application::routes()
@@ -93,7 +120,10 @@ impl Api {
             )
             .fallback(problem::no_such_path)
             .method_not_allowed_fallback(problem::method_not_allowed)
-            .layer(middleware::from_fn(guard::refuse_foreign))
+            .layer(middleware::from_fn_with_state(
+                self.clone(),
+                guard::refuse_foreign,
+            ))
             .layer(middleware::from_fn(unread::read_to_end))
             .with_state(self.clone())
     }
@@ -104,6 +134,14 @@ impl Api {
 
     fn tenant(&self) -> &TenantName {
         &self.shared.tenant
+    }
+
+    fn hosts(&self) -> &[String] {
+        &self.shared.hosts
+    }
+
+    fn metrics(&self) -> Option<&Arc<dyn Metrics>> {
+        self.shared.metrics.as_ref()
     }
 
     fn charts(&self) -> Option<&Arc<dyn Charts>> {

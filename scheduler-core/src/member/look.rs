@@ -1,0 +1,84 @@
+//! What a member shows of itself: where tasks are, how many there are, how much there is to do.
+
+use std::collections::BTreeMap;
+
+use super::Member;
+use crate::{
+    Offset, ShardId, StateName, TaskId,
+    action::{Action, Answer, CallId, Counts, Seen},
+    port::store::cut_page,
+};
+
+/// Which tasks in memory to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InMemory {
+    /// Only in these states; empty means all.
+    pub states: Vec<StateName>,
+    /// Per partition, only below this offset.
+    pub below: BTreeMap<ShardId, Option<Offset>>,
+    /// At most so many per shard.
+    pub n_max: usize,
+    /// At most so many bytes per shard, but at least one task.
+    pub bytes_max: usize,
+}
+
+/// How much a member has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Shards that it works on.
+    pub n_shards: usize,
+    /// Shards that it wants or is claiming.
+    pub n_coming: usize,
+    /// Shards that it cannot schedule: people must look.
+    pub n_refused: usize,
+    /// Tasks in memory.
+    pub n_tasks: usize,
+    /// Bytes of tasks in memory, about.
+    pub n_bytes: usize,
+    /// Calls that wait for an answer, polls among them.
+    pub n_calls: usize,
+}
+
+impl Member {
+    /// How much it has to do.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load {
+            n_shards: self.shards.len(),
+            n_coming: self.ownership.n_coming(),
+            n_refused: self.ownership.refused().count(),
+            n_tasks: self.n_tasks,
+            n_bytes: self.n_bytes,
+            n_calls: 0,
+        }
+    }
+
+    pub(super) fn look(&self, to: (CallId, u32), task: TaskId, out: &mut Vec<Action>) {
+        let shard = self.shards.get(&task.shard);
+        let seen = shard.map_or(Seen::Nowhere, |shard| shard.see(task.offset));
+        out.push(Action::Answer(to.0, to.1, Answer::Seen(seen)));
+    }
+
+    pub(super) fn count(&self, ids: &[ShardId], listed: Option<&InMemory>) -> Counts {
+        let mut counts = Counts::default();
+        for id in ids.iter().copied() {
+            let Some(shard) = self.shards.get(&id) else {
+                counts.absent.push(id);
+                continue;
+            };
+            counts.n_window += shard.n_window() as u64;
+            counts.has_parked |= shard.has_parked();
+            counts.next_offsets.push((id, shard.next_fetch()));
+            if let Some(listed) = listed
+                && let Some(below) = listed.below.get(&id)
+            {
+                let mut tasks = shard.list(&listed.states, *below, listed.n_max);
+                cut_page(&mut tasks, listed.n_max, listed.bytes_max);
+                counts
+                    .tasks
+                    .extend(tasks.into_iter().map(|task| (id, task)));
+            }
+        }
+        counts
+    }
+}
