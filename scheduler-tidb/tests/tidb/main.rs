@@ -1,0 +1,10 @@
+//! The ports on a real TiDB: the suites of every port, and what only TiDB can get wrong.
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+mod conformance;
+mod fixture;
+mod opening;
+mod outage;
+mod plans;
+mod races;
+mod tables;
