@@ -67,34 +67,59 @@ pub(crate) fn number(err: &sqlx::Error) -> Option<u16> {
 
 impl Cause {
     pub(crate) fn of(err: &sqlx::Error) -> Self {
-        if let Some(number) = number(err) {
-            return Self::of_number(number);
-        }
-        match err {
-            sqlx::Error::ColumnDecode { .. }
-            | sqlx::Error::Decode(_)
-            | sqlx::Error::ColumnIndexOutOfBounds { .. }
-            | sqlx::Error::Encode(_) => Self::Damaged,
+        match (err, number(err)) {
+            (sqlx::Error::Database(err), Some(number)) => Self::of_server(number, err.message()),
+            (
+                sqlx::Error::ColumnDecode { .. }
+                | sqlx::Error::Decode(_)
+                | sqlx::Error::ColumnIndexOutOfBounds { .. }
+                | sqlx::Error::Encode(_),
+                _,
+            ) => Self::Damaged,
             // The rest is about the connection: I/O, TLS, the protocol.
             _ => Self::Lost,
         }
     }
 
-    fn of_number(number: u16) -> Self {
+    fn of_server(number: u16, message: &str) -> Self {
         match number {
-            // Lock wait, deadlock, a lock's life is over, conflicts, a table that was just altered, too busy,
-            // timeouts of TiKV and PD, regions that move. 1105 is what TiDB has no number for, as a context that
-            // was cancelled inside it.
-            1105 | 1205 | 1213 | 8002 | 8022 | 8027 | 8028 | 9001..=9005 | 9007 | 9010 => {
-                Self::Conflict
-            }
-            // Shutting down, killed (as idle in a transaction, say), too many connections.
-            1040 | 1053 | 1152 | 1158..=1161 | 1927 | 2006 | 2013 | 3168 | 8229 => Self::Lost,
-            // No space for a file, a table or on a TiKV node.
-            1021 | 1041 | 1114 | 9013 => Self::Full,
-            // Too large a packet, row or transaction; out of range, no such value, too long; index and row differ.
-            1153 | 1264 | 1292 | 1366 | 1406 | 1690 | 8004 | 8025 | 8133 | 8134 | 8138 | 8139
-            | 8140 | 8141 | 8223 => Self::Damaged,
+            // No space for a file or a table.
+            1021 | 1114 => Self::Full,
+            // TiDB has no number for a TiKV without space.
+            _ if message.to_ascii_lowercase().contains("disk full") => Self::Full,
+            // Lock wait, deadlock, a lock's life is over, conflicts, a table that was just altered, timeouts of
+            // TiKV and PD, regions that move. 1105 is whatever TiDB has no number for, as a context that was
+            // cancelled inside it because another session altered a table.
+            1105
+            | 1205
+            | 1213
+            | 8002
+            | 8005
+            | 8022
+            | 8027
+            | 8028
+            | 8229
+            | 9001..=9005
+            | 9007
+            | 9008
+            | 9010
+            | 9011 => Self::Conflict,
+            // Too many connections, shutting down, killed (as idle in a transaction, say).
+            1040 | 1053 | 1152 | 1158..=1161 | 1927 | 2006 | 2013 | 3168 => Self::Lost,
+            // Too large a packet, row, key or transaction; out of range, no such value, too long; index and row differ.
+            1153
+            | 1264
+            | 1292
+            | 1366
+            | 1406
+            | 1690
+            | 8004
+            | 8025
+            | 8133
+            | 8134
+            | 8138..=8141
+            | 8178
+            | 8223 => Self::Damaged,
             _ => Self::Other,
         }
     }
@@ -121,4 +146,30 @@ pub(crate) fn is_rolled_back(err: &sqlx::Error) -> bool {
         number(err),
         Some(1205 | 1213 | 8002 | 8004 | 8022 | 8025 | 8028 | 8141 | 9007)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_conflicts_and_lost_connections_are_tried_again() {
+        for (number, message, cause) in [
+            (1213, "Deadlock found", Cause::Conflict),
+            (9007, "Write conflict", Cause::Conflict),
+            (9005, "Region is unavailable", Cause::Conflict),
+            (1040, "Too many connections", Cause::Lost),
+            (1105, "region error: disk full, store 4", Cause::Full),
+            (8025, "entry too large", Cause::Damaged),
+            (1406, "Data too long for column", Cause::Damaged),
+            (1142, "command denied", Cause::Other),
+        ] {
+            assert_eq!(
+                Cause::of_server(number, message),
+                cause,
+                "{number} {message}"
+            );
+        }
+        assert_eq!(Cause::of(&sqlx::Error::PoolTimedOut), Cause::Lost);
+    }
 }

@@ -6,20 +6,40 @@
 
 use std::time::Duration;
 
-use crate::{error::number, session::Session};
+use crate::{
+    error::{Cause, number},
+    session::Session,
+};
 
 /// All migrations, oldest first. One that was released is never changed.
 const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_initial.sql")];
 /// DDL waits for every server of the cluster.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How often it begins, after waits that grow by this.
+const TRIES_MAX: u32 = 10;
+const RETRY_WAIT: Duration = Duration::from_millis(50);
+
 const NO_SUCH_TABLE: u16 = 1146;
 /// A table, column, index or view that is there already.
 const IS_THERE: [u16; 3] = [1050, 1060, 1061];
 
-/// Brings the tables up to date.
+/// Brings the tables up to date. Where other members get in the way it begins again.
 pub(crate) async fn run(session: &mut Session) -> Result<(), sqlx::Error> {
     session.allow(STATEMENT_TIMEOUT);
+    for n_tries in 1..TRIES_MAX {
+        match run_once(session).await {
+            Err(err) if Cause::of(&err) == Cause::Conflict => {
+                tracing::debug!(%err, n_tries, "migration tried again");
+                tokio::time::sleep(RETRY_WAIT * n_tries).await;
+            }
+            done => return done,
+        }
+    }
+    run_once(session).await
+}
+
+async fn run_once(session: &mut Session) -> Result<(), sqlx::Error> {
     let n_done = count(session).await?;
     for (migration, n) in MIGRATIONS.iter().zip(1_u32..).skip(n_done) {
         for statement in statements(migration) {

@@ -6,5 +6,6 @@ mod fixture;
 mod opening;
 mod outage;
 mod plans;
+mod proxy;
 mod races;
 mod tables;
