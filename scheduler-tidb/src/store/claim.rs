@@ -194,7 +194,8 @@ async fn load_running(
     list: &str,
 ) -> Result<HashMap<ShardId, Vec<StoredTask>>, sqlx::Error> {
     let read = format!(
-        "SELECT {TASK_COLUMNS} FROM task WHERE (pipeline, `partition`) IN ({list}) AND state = 'running'"
+        "SELECT {TASK_COLUMNS} FROM task FORCE INDEX (state) \
+         WHERE (pipeline, `partition`) IN ({list}) AND state = 'running'"
     );
     let mut running: HashMap<_, Vec<_>> = HashMap::new();
     for row in session.rows(read).await? {
@@ -214,7 +215,7 @@ async fn load_due(
         // Each reads one entry of the index. A GROUP BY would read all of them.
         let first = |shard: &ShardId| {
             format!(
-                "(SELECT pipeline, `partition`, due_at FROM task WHERE {} AND due_at IS NOT NULL \
+                "(SELECT pipeline, `partition`, due_at FROM task FORCE INDEX (due) WHERE {} AND due_at IS NOT NULL \
                  ORDER BY due_at LIMIT 1)",
                 is_shard(*shard)
             )

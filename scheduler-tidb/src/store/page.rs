@@ -59,7 +59,7 @@ async fn due_once(pool: &Arc<Pool>, pages: &[DuePage]) -> Result<Vec<DueTasks>, 
         let limit = limit(page.n_max.saturating_add(1));
         let select = move |after: String| {
             format!(
-                "(SELECT {n} AS page, due_at, `offset`, n_bytes FROM task WHERE {is_shard} AND {after} \
+                "(SELECT {n} AS page, due_at, `offset`, n_bytes FROM task FORCE INDEX (due) WHERE {is_shard} AND {after} \
                  ORDER BY due_at, `offset` LIMIT {limit})"
             )
         };
@@ -182,7 +182,11 @@ fn list_selects(n: usize, page: &ListPage) -> Vec<String> {
     states.dedup();
     let of_state = |state: StateName| match state {
         StateName::Completed => select("completed_task", ""),
-        state => select("task", &format!(" AND state = '{}'", state.as_str())),
+        // Forced: where TiDB thinks that most tasks have the state, it would read them all, with their data.
+        state => select(
+            "task FORCE INDEX (state)",
+            &format!(" AND state = '{}'", state.as_str()),
+        ),
     };
     states.into_iter().map(of_state).collect()
 }

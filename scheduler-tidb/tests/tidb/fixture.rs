@@ -55,6 +55,17 @@ impl Database {
         let url = format!("{}/{}", self.server, self.name);
         Client(MySqlConnection::connect(&url).await.unwrap())
     }
+
+    /// Waits until a session is in a statement that begins so: for a row that another one holds.
+    pub(crate) async fn until_waiting(&self, statement: &str) {
+        let look = format!(
+            "SELECT 1 FROM information_schema.processlist \
+             WHERE db = DATABASE() AND id <> CONNECTION_ID() AND info LIKE '{statement}%'"
+        );
+        let mut client = self.client().await;
+        let waits = async || (!client.rows(&look).await.is_empty()).then_some(());
+        eventually(statement, waits).await;
+    }
 }
 
 impl Drop for Database {

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use scheduler_core::{
-    Epoch,
+    Epoch, Offset, Timestamp,
     port::{
         FailureKind,
         catalog::{CatalogVersion, Changed},
-        store::{Flushed, Lookup},
+        store::{Flushed, KeyRow, Lookup},
     },
 };
 use scheduler_tidb::{Config, Tidb};
@@ -129,7 +129,7 @@ async fn every_call_into_a_black_hole_ends_in_time_and_has_changed_nothing() {
     let began = Instant::now();
     let parts = [completing(id, epoch, 1, 0..3)];
     let claims = [claim_of(id, "b:1")];
-    let lookups = [Lookup::Task(id, scheduler_core::Offset(0))];
+    let lookups = [Lookup::Task(id, Offset(0))];
     let released = [(id, epoch)];
     let shards = [id];
     let (flushed, claimed, found, owners, released, forgotten, snapshot, changed, woken) = tokio::join!(
@@ -204,6 +204,39 @@ async fn rows_held_by_a_member_that_has_gone_silent_are_waited_for_no_longer_tha
     assert!(began.elapsed() < limit);
     silent.run("ROLLBACK").await;
     assert_eq!(store.flush(&parts).await.unwrap(), [Flushed::Saved]);
+}
+
+#[tokio::test]
+async fn a_flush_dropped_in_its_middle_is_rolled_back_and_its_connection_not_used_again() {
+    let database = Database::shared();
+    let config = Config {
+        n_connections: 1,
+        ..database.config()
+    };
+    let store = Tidb::open(config).await.unwrap().store();
+    let id = shard(1, 0);
+    let epoch = claim(&*store, id).await;
+    let mut other = database.client().await;
+    other.run("BEGIN PESSIMISTIC").await;
+    other
+        .run("INSERT INTO idempotency_key VALUES (1, 0, 'k', 1, 1, NULL)")
+        .await;
+    let mut part = completing(id, epoch, 1, 0..3);
+    part.keys = vec![KeyRow {
+        key: "k".try_into().unwrap(),
+        offset: Offset(0),
+        fingerprint: 1,
+        keep_until: Timestamp::NEVER,
+    }];
+    let parts = [part];
+    tokio::select! {
+        answer = store.flush(&parts) => panic!("the key is held: {answer:?}"),
+        () = database.until_waiting("REPLACE INTO idempotency_key") => {}
+    }
+    other.run("ROLLBACK").await;
+    assert!(!is_stored(&*store, id, 0).await);
+    assert_eq!(store.flush(&parts).await.unwrap(), [Flushed::Saved]);
+    assert!(is_stored(&*store, id, 0).await);
 }
 
 #[tokio::test]

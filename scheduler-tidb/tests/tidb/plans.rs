@@ -82,10 +82,28 @@ async fn no_statement_of_the_store_reads_a_whole_table_or_index() {
         "only {} statements",
         statements.len()
     );
-    for statement in statements {
+    let by_index = [
+        ("`state` = ?", "index:state"),
+        ("order by `due_at`", "index:due"),
+    ];
+    for statement in &statements {
         let is_small = ["catalog", "migration", "information_schema"];
         let is_small = is_small.iter().any(|table| statement.contains(table));
         let reads_all = statement.contains("TableFullScan") || statement.contains("IndexFullScan");
         assert!(is_small || !reads_all, "{statement}");
+        for (condition, index) in by_index {
+            assert!(
+                !statement.contains(condition) || statement.contains(index),
+                "{statement}"
+            );
+        }
+    }
+    for (condition, _) in by_index {
+        assert!(
+            statements
+                .iter()
+                .any(|statement| statement.contains(condition)),
+            "{condition}"
+        );
     }
 }

@@ -12,10 +12,7 @@ use scheduler_tidb::Tidb;
 use test_servers::tidb;
 
 use crate::{
-    fixture::{
-        Client, Database, Store, claim, claim_of, completing, eventually, is_stored, part, shard,
-        stored,
-    },
+    fixture::{Database, Store, claim, claim_of, completing, is_stored, part, shard, stored},
     proxy::{Break, Proxy},
 };
 
@@ -69,16 +66,6 @@ async fn two_members(database: &Database) -> (Proxy, Store, Store) {
     (proxy, held, database.tidb().await.store())
 }
 
-/// Until someone else waits for the row of a shard.
-async fn until_a_row_is_waited_for(client: &mut Client, statement: &str) {
-    let look = format!(
-        "SELECT 1 FROM information_schema.processlist \
-         WHERE db = DATABASE() AND id <> CONNECTION_ID() AND info LIKE '{statement}%'"
-    );
-    let waits = async || (!client.rows(&look).await.is_empty()).then_some(());
-    eventually("a row is waited for", waits).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flush_that_comes_upon_a_claim_before_its_commit_is_fenced_in_that_shard_only() {
     let database = Database::shared();
@@ -91,7 +78,7 @@ async fn a_flush_that_comes_upon_a_claim_before_its_commit_is_fenced_in_that_sha
     let parts: Vec<_> = owned.iter().map(part).collect();
     let flushing = Arc::clone(&one);
     let flush = tokio::spawn(async move { flushing.flush(&parts).await.unwrap() });
-    until_a_row_is_waited_for(&mut database.client().await, "SELECT pipeline").await;
+    database.until_waiting("SELECT pipeline").await;
     proxy.let_go();
     claim.await.unwrap();
     for (found, answer) in owned.iter().zip(flush.await.unwrap()) {
@@ -125,7 +112,7 @@ async fn a_claim_that_comes_upon_a_flush_before_its_commit_finds_all_of_it() {
     let flush = tokio::spawn(async move { one.flush(&parts).await.unwrap() });
     proxy.held().await;
     let claim = tokio::spawn(async move { other.claim(&[claim_of(id, "b:1")]).await.unwrap() });
-    until_a_row_is_waited_for(&mut database.client().await, "INSERT INTO shard").await;
+    database.until_waiting("INSERT INTO shard").await;
     proxy.let_go();
     assert_eq!(flush.await.unwrap(), [Flushed::Saved]);
     let claimed = claim.await.unwrap().remove(0);
