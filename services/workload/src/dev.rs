@@ -4,6 +4,7 @@
 //! loopback and the executor over its socket, like any agent in a pod.
 
 mod agents;
+mod ports;
 
 use std::{
     net::SocketAddr,
@@ -13,14 +14,16 @@ use std::{
 };
 
 use clap::Args;
-use scheduler_core::{Config, Ports, Scheduler, driver::SystemClock, port::placement::SoleMember};
+use scheduler_core::{Config, Scheduler};
 use scheduler_grpc::server::{Access, Limits, Services};
-use scheduler_local::Local;
 use tokio::{net::TcpListener, sync::watch};
 use workload_agent::LocalExecutor;
 use workload_api::Api;
 
-use self::agents::Agents;
+use self::{
+    agents::Agents,
+    ports::{Engines, Opened},
+};
 use crate::{chart::LocalCharts, failure::Failure, output::print};
 
 /// The tenant of everyone who calls an open server.
@@ -44,10 +47,12 @@ pub(crate) struct Options {
     /// How long a task whose worker is silent waits before it runs again.
     #[arg(long, env = "WORKLOAD_LEASE", default_value = "10s", value_parser = crate::command::parse_duration)]
     lease: Duration,
+    #[command(flatten)]
+    engines: Engines,
 }
 
 /// Runs until SIGTERM or SIGINT, then stops in good order.
-pub(crate) async fn run(options: Options) -> Result<(), Failure> {
+pub(crate) async fn run(mut options: Options) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("WORKLOAD_LOG")
@@ -58,22 +63,23 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let http = bind("http", options.http).await?;
     let grpc = bind("grpc", options.grpc).await?;
     let (http_address, grpc_address) = (address_of(&http)?, address_of(&grpc)?);
-    let local = scheduler_local::open(scheduler_local::Config::new(&options.data)).await;
-    let local = local.map_err(|err| Failure::Service(with_sources(&err)))?;
-    let scheduler = start_scheduler(&options, &local, grpc_address).await?;
+    let engines = std::mem::take(&mut options.engines);
+    let places = engines.places(&options.data);
+    let engines = engines.open(&options.data).await?;
+    let scheduler = start_scheduler(&options, &engines, grpc_address).await?;
     let system = System {
         executor: start_executor(&options.data).await?,
         scheduler,
-        local,
+        engines,
         grpc_address,
     };
-    greet(&options.data, http_address, grpc_address)?;
+    greet(&places, http_address, grpc_address)?;
     system.serve(&options, http, grpc).await
 }
 
 struct System {
     scheduler: Scheduler,
-    local: Local,
+    engines: Opened,
     executor: LocalExecutor,
     grpc_address: SocketAddr,
 }
@@ -122,7 +128,8 @@ impl System {
         self.scheduler.shutdown().await;
         serving_http.await.map_err(service("HTTP"))?;
         self.executor.stop().await;
-        self.local.close().await;
+        drop(self.scheduler);
+        self.engines.close().await;
         Ok(())
     }
 }
@@ -162,7 +169,7 @@ fn address_of(listener: &TcpListener) -> Result<SocketAddr, Failure> {
 
 async fn start_scheduler(
     options: &Options,
-    local: &Local,
+    engines: &Opened,
     grpc: SocketAddr,
 ) -> Result<Scheduler, Failure> {
     let config = Config {
@@ -173,16 +180,7 @@ async fn start_scheduler(
         adoption_window: Duration::from_secs(3),
         ..Config::default()
     };
-    let ports = Ports {
-        log: local.log(),
-        store: local.store(),
-        catalog: local.catalog(),
-        placement: Arc::new(SoleMember::new()),
-        clock: Arc::new(SystemClock::new()),
-    };
-    Scheduler::start(config, ports)
-        .await
-        .map_err(service("the scheduler"))
+    engines.start(config).await
 }
 
 async fn start_executor(data: &Path) -> Result<LocalExecutor, Failure> {
@@ -201,10 +199,10 @@ async fn start_executor(data: &Path) -> Result<LocalExecutor, Failure> {
         .map_err(service("the executor"))
 }
 
-fn greet(data: &Path, http: SocketAddr, grpc: SocketAddr) -> Result<(), Failure> {
+fn greet(places: &str, http: SocketAddr, grpc: SocketAddr) -> Result<(), Failure> {
     let pipelines = format!("http://{http}/api/applications/demo/pipelines");
     print(&format!(
-        "workload dev keeps everything in {}
+        "workload dev keeps everything in {places}
 
   HTTP API  http://{http}
   gRPC API  http://{grpc}
@@ -215,6 +213,5 @@ Try:
   curl -X POST '{pipelines}/hello?wait=10s' -d '{{\"name\":\"world\"}}'
 
 ",
-        data.display()
     ))
 }
