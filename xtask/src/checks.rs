@@ -7,11 +7,21 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use test_servers::{Kafka, Tidb};
 
 use crate::{codegen, demo, programs, tidy};
 
+/// Whether the real Kafka and TiDB take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Servers {
+    /// They do.
+    With,
+    /// They do not, and that is said at the end.
+    Without,
+}
+
 /// Runs every check, and stops at the first that fails.
-pub(crate) fn run() -> anyhow::Result<()> {
+pub(crate) fn run(servers: Servers) -> anyhow::Result<()> {
     let mut stages = Stages::default();
     stages.run("programs", || {
         programs::ensure(&["tesseract", "wget", "strace"])
@@ -19,13 +29,25 @@ pub(crate) fn run() -> anyhow::Result<()> {
     stages.run("format", || cargo(&["fmt", "--all", "--check"], &[]))?;
     stages.run("tidy", tidy::check)?;
     stages.run("generated code", codegen::check)?;
+    if servers == Servers::With {
+        // Before our build, since each of them wants all cores.
+        stages.run("servers", || {
+            test_servers::fetch_kafka()?;
+            test_servers::fetch_tidb()?;
+            Ok(())
+        })?;
+    }
     stages.run("build", || {
         cargo(&["build", "--workspace", "--all-targets"], &[])
     })?;
-    stages.run("tests", || {
-        cargo(&["test", "--workspace", "--no-fail-fast"], &[])
-    })?;
-    stages.run("demo", || demo::run(&demo::built_binary()?))?;
+    match servers {
+        Servers::With => tests(&mut stages)?,
+        Servers::Without => tests_without_servers(&mut stages)?,
+    }
+    stages.run("demo", || demo::run(demo::On::Dev))?;
+    if servers == Servers::With {
+        stages.run("demo --cluster", || demo::run(demo::On::Cluster))?;
+    }
     stages.run("clippy", || {
         let lints = [
             "clippy",
@@ -45,23 +67,90 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "driver,memory,conformance",
     ] {
         stages.run(&format!("core with [{features}]"), || {
-            let check = [
-                "check",
-                "-p",
-                "scheduler-core",
-                "--no-default-features",
-                "--features",
-                features,
-            ];
-            cargo(&check, &[("RUSTFLAGS", "-D warnings")])
+            check_features("scheduler-core", features)
         })?;
     }
+    stages.run("workload without Kafka and TiDB", || {
+        check_features("workload", "")
+    })?;
     stages.run("docs", || {
         let doc = ["doc", "--workspace", "--no-deps"];
         cargo(&doc, &[("RUSTDOCFLAGS", "-D warnings")])
     })?;
     stages.print();
+    if servers == Servers::Without {
+        println!("── NOT checked: everything on Kafka and TiDB (--no-servers)");
+    }
     Ok(())
+}
+
+/// Checks one crate with these features alone.
+fn check_features(package: &str, features: &str) -> anyhow::Result<()> {
+    let check = [
+        "check",
+        "-p",
+        package,
+        "--no-default-features",
+        "--features",
+        features,
+    ];
+    cargo(&check, &[("RUSTFLAGS", "-D warnings")])
+}
+
+/// All tests, on one Kafka and one TiDB but for those that break theirs.
+fn tests(stages: &mut Stages) -> anyhow::Result<()> {
+    let shared = ["--workspace", "--exclude", "system-tests"];
+    stages.run("tests", || {
+        let (kafka, tidb) = (Kafka::start()?, Tidb::start()?);
+        let servers = [
+            ("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap_servers()),
+            ("TIDB_URL", tidb.url()),
+        ];
+        cargo(
+            &[&["test", "--no-fail-fast"], &shared[..]].concat(),
+            &servers,
+        )
+    })?;
+    stages.run("system tests", || {
+        let system = ["test", "-p", "system-tests", "--", "--skip", "engines::"];
+        cargo(&system, &[])
+    })?;
+    stages.run("system tests on Kafka and TiDB", || {
+        let engines = [
+            "test",
+            "-p",
+            "system-tests",
+            "--test",
+            "system",
+            "engines::",
+            "--",
+            "--nocapture",
+            "--test-threads=1",
+        ];
+        cargo(&engines, &[])
+    })
+}
+
+/// The tests that need neither Kafka nor TiDB.
+fn tests_without_servers(stages: &mut Stages) -> anyhow::Result<()> {
+    const NEED_SERVERS: [&str; 4] = [
+        "scheduler-kafka",
+        "scheduler-tidb",
+        "test-servers",
+        "system-tests",
+    ];
+    stages.run("tests", || {
+        let mut all = vec!["test", "--workspace", "--no-fail-fast"];
+        all.extend(NEED_SERVERS.iter().flat_map(|name| ["--exclude", name]));
+        cargo(&all, &[])?;
+        let mut units = vec!["test", "--lib"];
+        units.extend(NEED_SERVERS[..3].iter().flat_map(|name| ["-p", name]));
+        cargo(&units, &[])
+    })?;
+    stages.run("system tests", || {
+        let system = ["test", "-p", "system-tests", "--", "--skip", "engines::"];
+        cargo(&system, &[])
+    })
 }
 
 #[derive(Debug, Default)]

@@ -1,4 +1,7 @@
-//! `cargo xtask demo`: pictures go in over HTTP, their texts come out.
+//! `cargo xtask demo`: pictures go in over HTTP, their texts come out; on `workload dev`, or on a cluster
+//! with Kafka and TiDB.
+
+mod cluster;
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -18,18 +21,32 @@ const START_WAIT: Duration = Duration::from_secs(30);
 const TASK_WAIT: &str = "120s";
 
 /// Builds what the demo needs and runs it.
-pub(crate) fn build_and_run() -> anyhow::Result<()> {
+pub(crate) fn build_and_run(on: On) -> anyhow::Result<()> {
     crate::programs::ensure(&["tesseract", "wget"])?;
+    if on == On::Cluster {
+        // Before our build, since each of them wants all cores.
+        test_servers::fetch_kafka()?;
+        test_servers::fetch_tidb()?;
+    }
     println!("building (a first build takes some minutes)");
     cargo(&["build", "--workspace", "--bins"], &[])?;
-    run(&built_binary()?)
+    run(on)
 }
 
-/// Where cargo puts `workload`.
-pub(crate) fn built_binary() -> anyhow::Result<PathBuf> {
+/// What the demo runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum On {
+    /// One process and one directory.
+    Dev,
+    /// Kafka, TiDB and each service as a process of its own.
+    Cluster,
+}
+
+/// Where cargo puts a program of ours.
+fn built(name: &str) -> anyhow::Result<PathBuf> {
     // This very program lies where cargo puts programs.
     let own = std::env::current_exe().context("cannot find this program")?;
-    let binary = own.with_file_name("workload");
+    let binary = own.with_file_name(name);
     if !binary.is_file() {
         bail!(
             "{} is missing; build it by: cargo build --workspace --bins",
@@ -39,16 +56,35 @@ pub(crate) fn built_binary() -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
-/// Runs the demo with this binary, and fails unless all texts are right.
-pub(crate) fn run(binary: &Path) -> anyhow::Result<()> {
+/// Runs the demo with what was built, and fails unless all texts are right.
+pub(crate) fn run(on: On) -> anyhow::Result<()> {
+    let data = tempfile::tempdir()?;
+    let chart = root().join("examples/ocr/chart");
+    match on {
+        On::Dev => {
+            let dev = Dev::start(&built("workload")?, data.path())?;
+            println!("workload dev is up at {}", dev.http);
+            read_pictures(&dev.http, &json!({"name": "ocr", "chart": chart}))?;
+            dev.stop()
+        }
+        On::Cluster => {
+            let steps = cluster::steps(&chart)?;
+            let mut cluster = cluster::Cluster::start(data.path())?;
+            println!("the API is up at {}", cluster.http());
+            let pipeline = json!({"name": "ocr", "pipeline": steps});
+            read_pictures(&cluster.http().to_owned(), &pipeline)?;
+            cluster.show()?;
+            cluster.stop()
+        }
+    }
+}
+
+/// Creates the pipeline, gives it all pictures, and fails unless all texts are right.
+fn read_pictures(http: &str, pipeline: &Value) -> anyhow::Result<()> {
     let pictures = root().join("examples/ocr/pictures");
     let server = PictureServer::start(&pictures)?;
-    let data = tempfile::tempdir()?;
-    let dev = Dev::start(binary, data.path())?;
-    println!("workload dev is up at {}", dev.http);
-    let chart = root().join("examples/ocr/chart");
-    let pipelines = format!("{}/api/applications/myname/pipelines", dev.http);
-    let created = post(&pipelines, &json!({"name": "ocr", "chart": chart}))?;
+    let pipelines = format!("{http}/api/applications/myname/pipelines");
+    let created = post(&pipelines, pipeline)?;
     println!("POST {pipelines}  → pipeline {}", created["name"]);
     let submit = format!("{pipelines}/ocr");
     let mut tasks = Vec::new();
@@ -62,8 +98,7 @@ pub(crate) fn run(binary: &Path) -> anyhow::Result<()> {
     let mut n_right = 0;
     for (i, (picture, id)) in tasks.into_iter().enumerate() {
         let task = get(&format!(
-            "{}/api/applications/myname/tasks/{id}?wait={TASK_WAIT}",
-            dev.http
+            "{http}/api/applications/myname/tasks/{id}?wait={TASK_WAIT}"
         ))?;
         let expected = std::fs::read_to_string(pictures.join(format!("{picture}.txt")))?;
         let text = text_of(&task);
@@ -80,7 +115,6 @@ pub(crate) fn run(binary: &Path) -> anyhow::Result<()> {
             None => println!("{task:#}"),
         }
     }
-    dev.stop()?;
     println!("\n{n_right} of {n} texts are right");
     if n_right < n {
         bail!("{} texts are wrong", n - n_right);

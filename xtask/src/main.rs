@@ -15,7 +15,9 @@ use anyhow::bail;
 const USAGE: &str = "usage: cargo xtask <chore>
 
   demo              builds everything, and reads the texts of pictures through the whole system
+  demo --cluster    the same on Kafka and TiDB, with each service as a process of its own
   test              checks everything: format, rules, build, tests, demo, lints, docs
+  test --no-servers the same without Kafka and TiDB, and says so
   servers           fetches Kafka and builds TiDB for the tests, once
   tidy              checks the rules that no compiler checks
   codegen           generates scheduler-grpc/src/generated from proto/
@@ -25,8 +27,10 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
-        ["demo"] => demo::build_and_run(),
-        ["test"] => checks::run(),
+        ["demo"] => demo::build_and_run(demo::On::Dev),
+        ["demo", "--cluster"] => demo::build_and_run(demo::On::Cluster),
+        ["test"] => checks::run(checks::Servers::With),
+        ["test", "--no-servers"] => checks::run(checks::Servers::Without),
         ["servers"] => {
             println!("Kafka is in {}", test_servers::fetch_kafka()?.display());
             println!("TiDB is {}", test_servers::fetch_tidb()?.display());

@@ -1,4 +1,5 @@
-//! A worker for tests: notes each run in a file, works as long as the task says, and answers.
+//! A worker for tests: notes each run in a file, works as long as the task says, or fails if it says so,
+//! and answers.
 //!
 //! `test-worker ENDPOINT PIPELINE NOTES [CONCURRENCY]`; a note is a line `<task id> <attempt> <token> <worker's pid>`.
 
@@ -43,6 +44,9 @@ async fn work(notes: String, ctx: TaskContext) -> Outcome {
         return Failure::new("no_notes", err.to_string()).into();
     }
     let data: Result<std::collections::BTreeMap<String, u64>, _> = ctx.data();
+    if data.as_ref().is_ok_and(|data| data.contains_key("fail")) {
+        return Failure::new("asked_to", "the task asked to fail").into();
+    }
     let millis = data
         .ok()
         .and_then(|data| data.get("millis").copied())

@@ -26,12 +26,26 @@ pub(crate) fn binary(name: &str) -> PathBuf {
     binary
 }
 
+/// The HTTP API at an address.
+#[derive(Debug, Clone)]
+pub(crate) struct Http {
+    pub(crate) http: String,
+    agent: ureq::Agent,
+}
+
 /// A running `workload dev`; killed when dropped.
 pub(crate) struct Dev {
     process: Child,
-    pub(crate) http: String,
+    api: Http,
     pub(crate) grpc: String,
-    agent: ureq::Agent,
+}
+
+impl std::ops::Deref for Dev {
+    type Target = Http;
+
+    fn deref(&self) -> &Http {
+        &self.api
+    }
 }
 
 impl Dev {
@@ -74,21 +88,14 @@ impl Dev {
                 }
             }
         });
-        let agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
-            .max_idle_connections_per_host(64)
-            .build()
-            .new_agent();
         let mut dev = Self {
             process,
-            http: String::new(),
+            api: Http::at(String::new()),
             grpc: String::new(),
-            agent,
         };
         while dev.http.is_empty() || dev.grpc.is_empty() {
             match addresses.recv_timeout(PATIENCE) {
-                Ok(("HTTP API", address)) => dev.http = address,
+                Ok(("HTTP API", address)) => dev.api = Http::at(address),
                 Ok((_, address)) => dev.grpc = address,
                 Err(_) => panic!(
                     "workload dev did not start: {}",
@@ -114,6 +121,18 @@ impl Dev {
         signal(self.process.id(), "TERM");
         let status = wait_until("it ends", || self.process.try_wait().unwrap());
         assert!(status.success(), "ended with {status}");
+    }
+}
+
+impl Http {
+    pub(crate) fn at(http: String) -> Self {
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(PATIENCE))
+            .max_idle_connections_per_host(64)
+            .build()
+            .new_agent();
+        Self { http, agent }
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
@@ -180,6 +199,8 @@ impl Drop for Dev {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) media_type: String,
+    /// When to try again, in seconds.
+    pub(crate) retry_after: Option<u64>,
     pub(crate) body: Value,
 }
 
@@ -188,6 +209,7 @@ impl Answer {
         let none = Self {
             status: 0,
             media_type: String::new(),
+            retry_after: None,
             body: Value::Null,
         };
         let Ok(mut response) = response else {
@@ -197,12 +219,15 @@ impl Answer {
         let media_type = media_type
             .map_or("", |value| value.to_str().unwrap())
             .to_owned();
+        let retry_after = response.headers().get("retry-after");
+        let retry_after = retry_after.map(|value| value.to_str().unwrap().parse().unwrap());
         let Ok(text) = response.body_mut().read_to_string() else {
             return none;
         };
         Self {
             status: response.status().as_u16(),
             media_type,
+            retry_after,
             body: serde_json::from_str(&text).unwrap_or(Value::String(text)),
         }
     }

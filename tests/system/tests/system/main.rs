@@ -8,6 +8,7 @@
 
 mod backlog;
 mod end_to_end;
+mod engines;
 mod fixture;
 mod guard;
 mod kills;

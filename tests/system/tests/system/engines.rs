@@ -1,0 +1,8 @@
+//! The services on real Kafka and TiDB. One of these tests at a time, since each loads the machine.
+
+mod cluster;
+mod keys;
+mod load;
+mod outages;
+mod scale;
+mod truth;
