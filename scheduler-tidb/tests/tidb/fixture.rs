@@ -43,7 +43,13 @@ impl Database {
 
     /// The same database, reached at another address.
     pub(crate) fn config_through(&self, server: &str) -> Config {
-        Config::new(format!("{server}/{}", self.name))
+        // Long, because a machine that tests everything at once is slow; tests of the limits set their own.
+        Config {
+            call_timeout: Duration::from_secs(60),
+            statement_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(20),
+            ..Config::new(format!("{server}/{}", self.name))
+        }
     }
 
     pub(crate) async fn tidb(&self) -> Tidb {
