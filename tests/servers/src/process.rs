@@ -54,6 +54,8 @@ impl Server {
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
             .args(&self.command)
+            // TiDB writes a log of slow statements where it is started.
+            .current_dir(&self.dir)
             .env("SERVER_LOG", self.log())
             .env("SERVER_DIR", &self.dir)
             .stdin(Stdio::piped())
