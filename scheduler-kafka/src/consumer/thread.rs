@@ -62,6 +62,8 @@ pub(super) fn reader_settings(config: &Config) -> rdkafka::ClientConfig {
     let mut settings = settings(config);
     settings
         .set("group.id", &config.progress_group)
+        // A commit waits so long for the group's broker, and holds a thread meanwhile.
+        .set("coordinator.query.interval.ms", millis(config.request_timeout))
         .set("isolation.level", "read_committed")
         .set("auto.offset.reset", "error")
         .set("enable.auto.commit", "false")

@@ -90,6 +90,8 @@ fn connect(config: &Config, shared: &Arc<Shared>) -> KafkaResult<BaseConsumer<Me
     let mut settings = settings(config);
     settings
         .set("group.id", &config.group)
+        // A commit waits so long for the group's broker, and holds a thread meanwhile.
+        .set("coordinator.query.interval.ms", millis(config.request_timeout))
         .set("group.protocol", "classic")
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", millis(config.session_timeout))
