@@ -29,6 +29,8 @@ const LIMIT: usize = 100;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long a wait rests after its owner could not be asked.
 const WAIT_AGAIN: Duration = Duration::from_millis(200);
+/// At least so many tasks are asked of each shard, unless the page is shorter.
+const LIST_SHARE_MIN: usize = 16;
 /// The most bytes of a list, but at least one task of each partition may come.
 const LIST_BYTES_MAX: usize = 8 << 20;
 
@@ -108,10 +110,7 @@ impl Scheduler {
             Some(token) => decode_token(token, &pipeline)?,
             None => shards_of(&pipeline).map(|id| (id, None)).collect(),
         };
-        let size = PageSize {
-            n_max: limit,
-            bytes_max: LIST_BYTES_MAX / below.len().max(1),
-        };
+        let size = PageSize::of(limit, below.len().max(1));
         // Memory first: what leaves it meanwhile is found in the store, and what comes back is seen there.
         let in_memory = InMemory {
             states: query.states.clone(),
@@ -224,6 +223,17 @@ impl Scheduler {
 struct PageSize {
     n_max: usize,
     bytes_max: usize,
+}
+
+impl PageSize {
+    /// Twice the share of each shard: enough where tasks are spread evenly, and without reading a whole page
+    /// of every shard. Where they are not, the page is shorter, and the next one goes on.
+    fn of(limit: usize, n_shards: usize) -> Self {
+        Self {
+            n_max: (2 * limit.div_ceil(n_shards)).clamp(LIST_SHARE_MIN.min(limit), limit),
+            bytes_max: LIST_BYTES_MAX / n_shards,
+        }
+    }
 }
 
 /// What one shard listed, from the store or from memory.

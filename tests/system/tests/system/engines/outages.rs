@@ -18,13 +18,14 @@ const OUTAGE: Duration = Duration::from_secs(60);
 /// How long a call may take to be answered while a server is away.
 const ANSWER_WAIT: Duration = Duration::from_secs(15);
 
+/// Dropped in this order: servers last.
 struct Broken {
+    workers: Vec<TestWorker>,
+    api: Service,
+    member: Service,
+    cluster: Cluster,
     kafka: Kafka,
     tidb: Tidb,
-    cluster: Cluster,
-    member: Service,
-    api: Service,
-    workers: Vec<TestWorker>,
 }
 
 /// A cluster on servers of its own, all of whose traffic goes through their proxies.
@@ -39,12 +40,12 @@ fn start() -> Broken {
     created.unwrap();
     let workers = workers(&cluster, &member, "work", 2);
     Broken {
+        workers,
+        api,
+        member,
+        cluster,
         kafka,
         tidb,
-        cluster,
-        member,
-        api,
-        workers,
     }
 }
 

@@ -17,11 +17,12 @@ use crate::fixture::{PATIENCE, wait_until};
 const TASKS: &str = "/api/applications/app/pipelines/work/tasks";
 const SUBMIT: &str = "/api/applications/app/pipelines/work";
 
+/// Dropped in this order.
 struct Running {
-    cluster: Cluster,
-    member: Service,
-    api: Service,
     workers: Vec<TestWorker>,
+    api: Service,
+    member: Service,
+    cluster: Cluster,
 }
 
 fn start(n_partitions: u16) -> Running {
@@ -35,10 +36,10 @@ fn start(n_partitions: u16) -> Running {
         .unwrap();
     let workers = workers(&cluster, &member, "work", 1);
     Running {
-        cluster,
-        member,
-        api,
         workers,
+        api,
+        member,
+        cluster,
     }
 }
 
