@@ -390,12 +390,12 @@ impl Member {
                     if self.ownership.is_coming(task.shard) && !self.stopping {
                         self.defer(task.shard, id, Deferred::Look(part, task));
                     } else {
-                        self.look((id, part), task, out);
+                        self.look((id, part), task, now, out);
                     }
                 }
             }
             Call::Count(shards, listed) => {
-                let counts = self.count(&shards, listed.as_ref());
+                let counts = self.count(&shards, listed.as_ref(), now);
                 out.push(Action::Answer(id, 0, Answer::Counted(counts)));
             }
         }

@@ -168,7 +168,12 @@ impl Placement for GroupPlacement {
                     code_of(&err),
                     RDKafkaErrorCode::UnknownMemberId | RDKafkaErrorCode::FencedInstanceId
                 );
-                if is_replaced && self.shared.owned().lose_all() {
+                // What came since was given to another membership than the one that was asked about.
+                let is_news = is_replaced && {
+                    let mut owned = self.shared.owned();
+                    owned.is_still(generation) && owned.lose_all()
+                };
+                if is_news {
                     self.shared.told.notify_waiters();
                 }
                 Err(unavailable(OPERATION, err))

@@ -11,7 +11,7 @@ use rustc_hash::FxHashSet;
 use super::{Deferred, Member, shards_of};
 use crate::{
     Error, Offset, Pipeline, PipelineNumber, ShardId, Slot, Timestamp,
-    action::{Action, Answer},
+    action::{Action, Answer, Seen},
     port::{FailureKind, log::Bounds, store::Claimed},
     shard::{Shard, Urgency},
 };
@@ -21,6 +21,8 @@ const CLAIM_RETRY: Duration = Duration::from_secs(1);
 
 /// How often that wait doubles.
 const CLAIM_DOUBLINGS: u32 = 3;
+/// A shard that could not be read from the same place so often is refused.
+const PLACE_LOST_MAX: u32 = 3;
 /// A shard whose claim has failed so often is claimed alone.
 const CLAIMED_ALONE: u32 = 2;
 
@@ -32,9 +34,11 @@ pub(super) struct Ownership {
     was_assigned: bool,
     /// To be claimed, not before a time.
     wanted: BTreeMap<ShardId, Wanted>,
-    /// Being claimed, and how often that has failed before.
-    claiming: BTreeMap<ShardId, u32>,
+    /// Being claimed.
+    claiming: BTreeMap<ShardId, Claiming>,
     refused: BTreeMap<ShardId, String>,
+    /// Places that the log lost, and how often: a new claim has not helped there.
+    places_lost: BTreeMap<ShardId, (Offset, u32)>,
     /// To be given up as soon as all is saved.
     releasing: BTreeSet<ShardId>,
     /// Given up; the store is being told.
@@ -47,6 +51,15 @@ pub(super) struct Ownership {
 struct Wanted {
     at: Timestamp,
     n_failed: u32,
+}
+
+/// A claim in flight.
+#[derive(Debug, Clone, Copy)]
+struct Claiming {
+    /// How often it has failed before.
+    n_failed: u32,
+    /// The slot was given up or lost since: another owner may have written, so the answer counts for nothing.
+    is_void: bool,
 }
 
 impl Wanted {
@@ -144,7 +157,9 @@ impl Member {
         for (call, deferred) in self.deferred.remove(&id).unwrap_or_default() {
             match deferred {
                 Deferred::Call(deferred) => self.refuse_absent(call, &deferred, out),
-                Deferred::Look(part, task) => self.look((call, part), task, out),
+                Deferred::Look(part, _) => {
+                    out.push(Action::Answer(call, part, Answer::Seen(Seen::Nowhere)));
+                }
             }
         }
     }
@@ -222,6 +237,9 @@ impl Member {
         let is_theirs = |id: &ShardId| slots.contains(&id.slot());
         self.ownership.wanted.retain(|id, _| !is_theirs(id));
         self.ownership.refused.retain(|id, _| !is_theirs(id));
+        for (id, claiming) in &mut self.ownership.claiming {
+            claiming.is_void |= is_theirs(id);
+        }
         let waiting: Vec<_> = self.deferred.keys().copied().filter(is_theirs).collect();
         for id in waiting {
             self.give_up_deferred(id, out);
@@ -251,7 +269,11 @@ impl Member {
                 _ => (Some(id.pipeline), Some(id.partition)),
             };
             together.entry(with).or_default().push(id);
-            self.ownership.claiming.insert(id, n_failed);
+            let claiming = Claiming {
+                n_failed,
+                is_void: false,
+            };
+            self.ownership.claiming.insert(id, claiming);
         }
         out.extend(together.into_values().map(Action::Claim));
     }
@@ -263,10 +285,14 @@ impl Member {
         now: Timestamp,
         out: &mut Vec<Action>,
     ) {
-        let n_failed = self.ownership.claiming.remove(&id);
-        if let Some(n_failed) = n_failed
+        let claiming = self.ownership.claiming.remove(&id);
+        if let Some(Claiming { n_failed, is_void }) = claiming
             && self.ownership.slots.contains(&id.slot())
         {
+            if is_void {
+                self.want(id, now);
+                return;
+            }
             if kind == FailureKind::Damaged && n_failed >= CLAIMED_ALONE {
                 self.refuse(
                     id,
@@ -299,9 +325,13 @@ impl Member {
         out: &mut Vec<Action>,
     ) {
         let id = claimed.shard;
-        let was_claiming = self.ownership.claiming.remove(&id).is_some();
-        let wanted = was_claiming && self.ownership.slots.contains(&id.slot());
-        if !wanted || self.stopping {
+        let claiming = self.ownership.claiming.remove(&id);
+        let is_ours = self.ownership.slots.contains(&id.slot());
+        let Some(claiming) = claiming.filter(|_| is_ours && !self.stopping) else {
+            return;
+        };
+        if claiming.is_void {
+            self.want(id, now);
             return;
         }
         let Some(pipeline) = self.pipelines.get(&id.pipeline) else {
@@ -320,7 +350,7 @@ impl Member {
         for (call, deferred) in self.deferred.remove(&id).unwrap_or_default() {
             match deferred {
                 Deferred::Call(deferred) => self.call(call, deferred, now, out),
-                Deferred::Look(part, task) => self.look((call, part), task, out),
+                Deferred::Look(part, task) => self.look((call, part), task, now, out),
             }
         }
         // Workers that asked before the shard was here have said what they hold.
@@ -350,9 +380,21 @@ impl Member {
         out: &mut Vec<Action>,
     ) {
         let reads_on_there = |shard: &Shard| shard.next_fetch() == from;
-        if self.shards.get(&id).is_some_and(reads_on_there) {
+        if !self.shards.get(&id).is_some_and(reads_on_there) {
+            return;
+        }
+        let known = self.ownership.places_lost.get(&id);
+        let n_lost = known.map_or(1, |(at, n)| if *at == from { n + 1 } else { 1 });
+        if n_lost < PLACE_LOST_MAX {
+            self.ownership.places_lost.insert(id, (from, n_lost));
             out.push(Action::LogLost(id, why.to_owned()));
             self.fenced(id, now, out);
+        } else {
+            // The log holds the place, says the claim, and still cannot give it.
+            self.ownership.places_lost.remove(&id);
+            self.drop_shard(id, out);
+            let why = format!("the log cannot be read from offset {}: {why}", from.0);
+            self.refuse(id, why, out);
         }
     }
 

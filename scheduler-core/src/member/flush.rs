@@ -167,7 +167,7 @@ impl Member {
                     return;
                 };
                 match parts.split_at(parts.len() / 2) {
-                    ([], _) => self.unsavable(parts[0].shard, out),
+                    ([], _) => self.unsavable(&parts[0], out),
                     // One of them cannot be saved: it is found by halves, so that it holds up no other.
                     (first, second) => {
                         lane.split.push_front(second.into());
@@ -201,7 +201,11 @@ impl Member {
     }
 
     /// What the shard has to save can never be saved: people must look, and nobody is told that it was.
-    fn unsavable(&mut self, id: ShardId, out: &mut Vec<Action>) {
+    fn unsavable(&mut self, part: &ShardFlush, out: &mut Vec<Action>) {
+        let id = part.shard;
+        if self.epoch_of(id) != Some(part.epoch) {
+            return;
+        }
         self.drop_shard(id, out);
         let why = "its state cannot be saved; the log of this process says why";
         self.refuse(id, why.to_owned(), out);

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::Member;
 use crate::{
-    Offset, ShardId, StateName, TaskId,
+    Offset, ShardId, StateName, TaskId, Timestamp,
     action::{Action, Answer, CallId, Counts, Seen},
     port::store::cut_page,
+    shard::Shard,
 };
 
 /// Which tasks in memory to list.
@@ -53,16 +54,33 @@ impl Member {
         }
     }
 
-    pub(super) fn look(&self, to: (CallId, u32), task: TaskId, out: &mut Vec<Action>) {
-        let shard = self.shards.get(&task.shard);
+    pub(super) fn look(
+        &self,
+        to: (CallId, u32),
+        task: TaskId,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let shard = self.shown_shard(task.shard, now);
         let seen = shard.map_or(Seen::Nowhere, |shard| shard.see(task.offset));
         out.push(Action::Answer(to.0, to.1, Answer::Seen(seen)));
     }
 
-    pub(super) fn count(&self, ids: &[ShardId], listed: Option<&InMemory>) -> Counts {
+    /// A shard as it may be shown: without a fresh proof of membership another owner may be ahead of it, and
+    /// what that one has shown must not be unsaid here.
+    fn shown_shard(&self, id: ShardId, now: Timestamp) -> Option<&Shard> {
+        self.shards.get(&id).filter(|_| self.is_proven(now))
+    }
+
+    pub(super) fn count(
+        &self,
+        ids: &[ShardId],
+        listed: Option<&InMemory>,
+        now: Timestamp,
+    ) -> Counts {
         let mut counts = Counts::default();
         for id in ids.iter().copied() {
-            let Some(shard) = self.shards.get(&id) else {
+            let Some(shard) = self.shown_shard(id, now) else {
                 counts.absent.push(id);
                 continue;
             };

@@ -56,7 +56,6 @@ impl Shared {
         let is_new = |pipeline: &&Arc<Pipeline>| !known.by_number.contains_key(&pipeline.number);
         let new: Vec<_> = pipelines.iter().filter(is_new).cloned().collect();
         let numbers: FxHashSet<_> = pipelines.iter().map(|pipeline| pipeline.number).collect();
-        lock(&self.gates).retain(|number, _| numbers.contains(number));
         self.ensure_logs(&new, |number| numbers.contains(&number))
             .await;
         for pipeline in pipelines {
@@ -79,6 +78,8 @@ impl Shared {
             }
             is_newer
         });
+        // Only now: whoever still finds a deleted pipeline must find its gate, too.
+        lock(&self.gates).retain(|number, _| numbers.contains(number));
         tracing::debug!(is_newer, version = directory.version.0, "catalogue read");
         Ok(())
     }

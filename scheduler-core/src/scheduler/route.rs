@@ -126,7 +126,11 @@ impl Route {
                 Ok(owner) => ask(owner).await,
                 Err(err) => Err(err),
             };
-            if matches!(answer, Err(Error::Unavailable { .. })) {
+            // One that hangs may be one that was replaced.
+            if matches!(
+                answer,
+                Err(Error::Unavailable { .. } | Error::UnknownOutcome { .. })
+            ) {
                 there.forget(&[shard], &address);
             }
             // Twice elsewhere is enough: a shard that moves so fast is asked for by the caller again.

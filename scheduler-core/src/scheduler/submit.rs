@@ -59,7 +59,8 @@ impl Scheduler {
         }
         let gate = self.shared.gate(pipeline.number);
         let is_deleted = gate.read().await;
-        if *is_deleted {
+        // It may have been deleted while this waited; then its gate may be a new one.
+        if *is_deleted || self.find_pipeline(path)?.number != pipeline.number {
             return Err(Error::not_found("pipeline", &path.pipeline));
         }
         let mut answers: Vec<Option<Result<Submitted, Error>>> = Vec::with_capacity(submits.len());

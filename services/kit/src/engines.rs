@@ -3,11 +3,14 @@
 mod kafka;
 mod tidb;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use scheduler_core::port::{Catalog, Placement, TaskLog, TaskStore};
 
 use crate::{Key, Reader};
+
+/// How much earlier a proof of membership must be too old than the group forgets its member.
+const PROOF_MARGIN: Duration = Duration::from_secs(1);
 
 /// The settings of both.
 #[must_use]
@@ -28,6 +31,13 @@ impl Engines {
     /// Reads how they are reached; faults go to the reader. Needs the settings of the scheduler too.
     #[must_use]
     pub fn configure(reader: &mut Reader<'_>) -> Self {
+        let (session, proof) = (
+            reader.duration("kafka.session_timeout"),
+            reader.duration("scheduler.proof_age_max"),
+        );
+        if proof + PROOF_MARGIN > session {
+            reader.fault("scheduler.proof_age_max must be a second shorter than kafka.session_timeout, or a member that lost its slots could still hand out tasks");
+        }
         Self {
             kafka: kafka::config(reader),
             tidb: tidb::config(reader),

@@ -48,14 +48,59 @@ fn a_clean_stop_hands_everything_over_and_nothing_waits() {
 }
 
 #[test]
-fn a_member_without_a_proof_grants_and_expires_nothing() {
+fn a_member_without_a_proof_grants_shows_and_expires_nothing() {
     let mut rig = rig();
     rig.submit(TaskOptions::default());
     let held = rig.lease_one("w");
     rig.now = rig.now + Duration::from_secs(100);
     rig.submit(TaskOptions::default());
     assert!(rig.lease("w", 1).is_empty());
-    assert_eq!(rig.state(held.id), "running");
+    // Another owner may have shown more by now; the store knows.
+    assert_eq!(rig.state(held.id), "nowhere");
+    let shown_here = rig.member.shards[&SHARD].see(held.id.offset);
+    assert!(
+        matches!(shown_here, crate::action::Seen::Here { task, .. } if task.state.name().as_str() == "running")
+    );
+}
+
+#[test]
+fn a_claim_from_before_a_loss_counts_for_nothing() {
+    let now = crate::Timestamp::from_millis(1_000_000);
+    let mut member = member_with(config(), 1, now);
+    let slot = SHARD.slot();
+    assert_eq!(claims(&mut member, Event::Assigned(vec![slot]), now), [[0]]);
+    let mut durable = rig::Durable::default();
+    let early = Event::Claimed(durable.claim(), durable.bounds());
+    // Meanwhile the slot goes to another owner, which claims and writes, and comes back.
+    claims(&mut member, Event::Lost(vec![slot]), now);
+    durable.claim();
+    let again = claims(&mut member, Event::Assigned(vec![slot]), now);
+    assert!(again.is_empty(), "one claim at a time");
+    assert_eq!(claims(&mut member, early, now), [[0]], "claimed anew");
+    assert!(member.shards.is_empty());
+    let claimed = Event::Claimed(durable.claim(), durable.bounds());
+    claims(&mut member, claimed, now);
+    assert_eq!(member.shards[&SHARD].epoch(), crate::Epoch(3));
+}
+
+#[test]
+fn a_shard_that_cannot_be_read_from_one_place_is_refused_after_some_claims() {
+    let mut now = crate::Timestamp::from_millis(1_000_000);
+    let mut member = member_with(config(), 1, now);
+    let mut durable = rig::Durable::default();
+    claims(&mut member, Event::Assigned(vec![SHARD.slot()]), now);
+    for n_lost in 1..=3 {
+        let claimed = Event::Claimed(durable.claim(), durable.bounds());
+        claims(&mut member, claimed, now);
+        assert_eq!(member.shards.len(), 1);
+        let lost = Event::LogLost(SHARD, Offset::ZERO, "a broken batch".to_owned());
+        claims(&mut member, lost, now);
+        now = now + SECOND * 2;
+        let claimed_again = claims(&mut member, Event::Tick, now);
+        assert_eq!(claimed_again.is_empty(), n_lost == 3);
+    }
+    let (_, why) = member.refused().next().unwrap();
+    assert!(why.contains("offset 0: a broken batch"), "{why}");
 }
 
 #[test]
