@@ -17,10 +17,10 @@ use crate::{
     action::Action,
     member::Event,
     port::{
-        Clock, FailureKind, PortError,
+        Clock, FailureKind, PortError, TaskStore,
         log::{Fetch, Fetched, Fetches, NewRecord, NewTask},
         placement::PlacementEvent,
-        store::{Claim, DuePage, Found, Lookup, ShardFlush},
+        store::{Claim, DuePage, DueTasks, Found, Lookup, ShardFlush},
     },
     scheduler::Ports,
     shard::Loaded,
@@ -207,14 +207,12 @@ impl Performer {
                 .iter()
                 .map(|(id, _, at)| Lookup::Task(*id, *at))
                 .collect();
-            let rows = ports.store.get(&lookups).await;
+            let rows = get_each(&*ports.store, &lookups).await;
             let mut events = Vec::with_capacity(wanted.len());
-            for (i, (id, epoch, offset)) in wanted.into_iter().enumerate() {
-                let loaded = match &rows {
-                    Ok(rows) => match rows.get(i) {
-                        Some(Some(Found::Task(task))) => Loaded::Stored(task.clone()),
-                        _ => read_log(&ports, id, offset).await,
-                    },
+            for ((id, epoch, offset), row) in wanted.into_iter().zip(rows) {
+                let loaded = match row {
+                    Ok(Some(Found::Task(task))) => Loaded::Stored(task),
+                    Ok(_) => read_log(&ports, id, offset).await,
                     Err(_) => Loaded::Failed,
                 };
                 events.push(Event::Loaded(id, epoch, offset, loaded));
@@ -234,18 +232,16 @@ impl Performer {
                 .iter()
                 .map(|(id, _, key)| Lookup::Key(*id, key.clone()))
                 .collect();
-            let rows = store.get(&lookups).await;
-            let event = |(i, (id, epoch, key)): (usize, (ShardId, Epoch, IdempotencyKey))| {
-                let found = match &rows {
-                    Ok(rows) => Ok(match rows.get(i) {
-                        Some(Some(Found::Key(row))) => Some(row.clone()),
-                        _ => None,
-                    }),
-                    Err(err) => Err(err.kind()),
+            let rows = get_each(&*store, &lookups).await;
+            let event = |((id, epoch, key), row): ((ShardId, Epoch, IdempotencyKey), _)| {
+                let found = match row {
+                    Ok(Some(Found::Key(row))) => Ok(Some(row)),
+                    Ok(_) => Ok(None),
+                    Err(kind) => Err(kind),
                 };
                 Event::KeyFound(id, epoch, key, found)
             };
-            wanted.into_iter().enumerate().map(event).collect()
+            wanted.into_iter().zip(rows).map(event).collect()
         });
     }
 
@@ -277,14 +273,7 @@ impl Performer {
         }
         let store = Arc::clone(&self.ports.store);
         self.spawn(async move {
-            let mut answers = match store.due(&pages).await {
-                Ok(answers) => answers.into_iter().map(Some).collect(),
-                Err(err) => {
-                    warn_port(&err, "read due tasks");
-                    Vec::new()
-                }
-            };
-            answers.resize(pages.len(), None);
+            let answers = due_each(&*store, &pages).await;
             let event = |((page, epoch), answer): ((&DuePage, Epoch), _)| {
                 Event::DueRead(page.shard, epoch, answer)
             };
@@ -419,6 +408,49 @@ async fn publish(ports: &Ports, watermarks: &Mutex<BTreeMap<ShardId, Offset>>) {
     if let Err(err) = ports.log.publish_watermarks(&news).await {
         // What is shown is behind until the watermark moves again; nothing is decided by it.
         warn_port(&err, "publish watermarks");
+    }
+}
+
+/// Reads together, and one by one where something among it is damaged, so that it holds up no other shard.
+async fn get_each(
+    store: &dyn TaskStore,
+    lookups: &[Lookup],
+) -> Vec<Result<Option<Found>, FailureKind>> {
+    let failed = |err: PortError| {
+        warn_port(&err, "read from the store");
+        err.kind()
+    };
+    match store.get(lookups).await.map_err(failed) {
+        Ok(found) => found.into_iter().map(Ok).collect(),
+        Err(FailureKind::Damaged) if lookups.len() > 1 => {
+            let mut found = Vec::with_capacity(lookups.len());
+            for lookup in lookups {
+                let one = store.get(std::slice::from_ref(lookup)).await;
+                found.push(one.map_err(failed).map(|mut one| one.pop().flatten()));
+            }
+            found
+        }
+        Err(kind) => vec![Err(kind); lookups.len()],
+    }
+}
+
+/// The same for pages of due tasks; `None` could not be read.
+async fn due_each(store: &dyn TaskStore, pages: &[DuePage]) -> Vec<Option<DueTasks>> {
+    let failed = |err: PortError| {
+        warn_port(&err, "read due tasks");
+        err.kind()
+    };
+    match store.due(pages).await.map_err(failed) {
+        Ok(due) => due.into_iter().map(Some).collect(),
+        Err(FailureKind::Damaged) if pages.len() > 1 => {
+            let mut due = Vec::with_capacity(pages.len());
+            for page in pages {
+                let one = store.due(std::slice::from_ref(page)).await;
+                due.push(one.map_err(failed).ok().and_then(|mut one| one.pop()));
+            }
+            due
+        }
+        Err(_) => vec![None; pages.len()],
     }
 }
 

@@ -59,7 +59,7 @@ fn a_member_without_a_proof_grants_shows_and_expires_nothing() {
     assert_eq!(rig.state(held.id), "nowhere");
     let shown_here = rig.member.shards[&SHARD].see(held.id.offset);
     assert!(
-        matches!(shown_here, crate::action::Seen::Here { task, .. } if task.state.name().as_str() == "running")
+        matches!(shown_here, Seen::Here { task, .. } if task.state.name().as_str() == "running")
     );
 }
 
