@@ -29,7 +29,7 @@ pub(crate) async fn run(session: &mut Session) -> Result<(), sqlx::Error> {
     session.allow(STATEMENT_TIMEOUT);
     for n_tries in 1..TRIES_MAX {
         match run_once(session).await {
-            Err(err) if Cause::of(&err) == Cause::Conflict => {
+            Err(err) if can_pass(&err) => {
                 tracing::debug!(%err, n_tries, "migration tried again");
                 tokio::time::sleep(RETRY_WAIT * n_tries).await;
             }
@@ -37,6 +37,12 @@ pub(crate) async fn run(session: &mut Session) -> Result<(), sqlx::Error> {
         }
     }
     run_once(session).await
+}
+
+/// Whether another member gets in the way: by a conflict, or by a table that it is making and that is not seen
+/// here yet.
+fn can_pass(err: &sqlx::Error) -> bool {
+    Cause::of(err) == Cause::Conflict || number(err) == Some(NO_SUCH_TABLE)
 }
 
 async fn run_once(session: &mut Session) -> Result<(), sqlx::Error> {

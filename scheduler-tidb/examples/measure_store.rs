@@ -1,4 +1,4 @@
-//! How fast the store is on a TiDB: `cargo run --release -p scheduler-tidb --example measure -- mysql://root@127.0.0.1:4000/measure`
+//! How fast the store is on a TiDB: `cargo run --release -p scheduler-tidb --example measure_store -- mysql://root@127.0.0.1:4000/measure`
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "an example")]
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
 //! Measures the log on a real Kafka: `KAFKA_BOOTSTRAP_SERVERS=… cargo run --release -p scheduler-kafka
-//! --example measure`. The topics stay there, so take a cluster that is thrown away.
+//! --example measure_log`. The topics stay there, so take a cluster that is thrown away.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
