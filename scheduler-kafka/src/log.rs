@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use rdkafka::{Offset as Position, error::RDKafkaErrorCode};
 use scheduler_core::{
     Offset, Pipeline, ShardId,
+    member::shards_of,
     port::{
         PortError, TaskLog,
         log::{Appended, Bounds, Fetch, Fetches, NewRecord, Record},
@@ -246,7 +247,27 @@ fn offset_of(
 #[async_trait]
 impl TaskLog for KafkaLog {
     async fn ensure(&self, pipelines: &[Arc<Pipeline>]) -> Vec<Result<(), PortError>> {
-        self.cluster.ensure(pipelines).await
+        let mut answers = self.cluster.ensure(pipelines).await;
+        let is_made = |answer: &Result<(), PortError>| answer.is_ok();
+        let made: Vec<_> = answers.iter().map(is_made).collect();
+        // A leader that has not opened its partition yet refuses a first batch and may take the one that follows
+        // it; then it takes the first for a repeat, and it is lost. So each must be there before it is written to.
+        let shards: Vec<_> = pipelines
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| made[*at])
+            .flat_map(|(at, pipeline)| shards_of(pipeline).map(move |shard| (at, shard)))
+            .collect();
+        let places: Vec<_> = shards.iter().map(|(_, shard)| *shard).collect();
+        if places.is_empty() {
+            return answers;
+        }
+        for ((at, _), bounds) in shards.into_iter().zip(self.bounds(&places).await) {
+            if let Err(err) = bounds {
+                answers[at] = Err(err);
+            }
+        }
+        answers
     }
 
     async fn remove(&self, pipeline: &Pipeline) -> Result<(), PortError> {
