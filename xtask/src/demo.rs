@@ -72,7 +72,7 @@ pub(crate) fn run(on: On) -> anyhow::Result<()> {
             let mut cluster = cluster::Cluster::start(data.path())?;
             println!("the API is up at {}", cluster.http());
             let pipeline = json!({"name": "ocr", "pipeline": steps});
-            read_pictures(&cluster.http().to_owned(), &pipeline)?;
+            read_pictures(cluster.http(), &pipeline)?;
             cluster.show()?;
             cluster.stop()
         }
