@@ -46,16 +46,18 @@ impl Engines {
             Some(url) => Some(open_tidb(url).await?),
             None => None,
         };
-        let mut log: Option<LogAndPlacement> = None;
-        let mut store: Option<StoreAndCatalog> = None;
+        let log: Option<LogAndPlacement> = None;
         #[cfg(feature = "kafka")]
-        if let Some(kafka) = &kafka {
-            log = Some((kafka.log(), kafka.placement()));
-        }
+        let log = log.or_else(|| {
+            let kafka = kafka.as_ref()?;
+            Some((kafka.log(), kafka.placement()))
+        });
+        let store: Option<StoreAndCatalog> = None;
         #[cfg(feature = "tidb")]
-        if let Some(tidb) = &tidb {
-            store = Some((tidb.store(), tidb.catalog()));
-        }
+        let store = store.or_else(|| {
+            let tidb = tidb.as_ref()?;
+            Some((tidb.store(), tidb.catalog()))
+        });
         let local = match (&log, &store) {
             (Some(_), Some(_)) => None,
             _ => {
@@ -94,19 +96,14 @@ impl Engines {
 
     /// Where everything is kept, for people.
     pub(super) fn places(&self, data: &Path) -> String {
-        let mut places = Vec::new();
+        let mut places = vec![data.display().to_string()];
         #[cfg(feature = "kafka")]
-        places.extend(
-            self.kafka
-                .as_ref()
-                .map(|servers| format!("Kafka at {servers}")),
-        );
+        places.extend(self.kafka.as_ref().map(|at| format!("Kafka at {at}")));
         #[cfg(feature = "tidb")]
         places.extend(self.tidb.as_ref().map(|_| "TiDB".to_owned()));
-        if places.len() < 2 {
-            places.push(data.display().to_string());
-        }
-        places.join(" and ")
+        // With both, only what runs lies in the directory.
+        let first = usize::from(places.len() > 2);
+        places.split_off(first).join(" and ")
     }
 }
 
