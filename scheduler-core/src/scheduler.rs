@@ -240,7 +240,7 @@ fn checked(config: Config) -> Result<Arc<Config>, Error> {
 }
 
 /// The driver answered another question, which it never does.
-fn misfit() -> Error {
+pub(crate) fn misfit() -> Error {
     Error::Internal("the answer does not fit the call".to_owned())
 }
 

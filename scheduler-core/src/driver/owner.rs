@@ -14,13 +14,8 @@ use crate::{
         log::NewTask,
         store::{Found, Lookup},
     },
-    scheduler::unreachable_port,
+    scheduler::{misfit, unreachable_port},
 };
-
-/// The driver answered another question, which it never does.
-fn misfit() -> Error {
-    Error::Internal("the answer does not fit the call".to_owned())
-}
 
 #[async_trait]
 impl Owner for Handle {

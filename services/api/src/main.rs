@@ -1,7 +1,7 @@
 //! The public HTTP and gRPC API: as many of it as are wanted, each without a state of its own.
 #![expect(clippy::print_stdout, reason = "--settings prints")]
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -76,9 +76,8 @@ async fn main() -> anyhow::Result<()> {
 
 async fn run(settings: &Settings) -> anyhow::Result<()> {
     let mut reader = settings.reader();
-    let (http, grpc) = (reader.address("http.listen"), reader.address("grpc.listen"));
-    let http = bind("http.listen", http).await?;
-    let grpc = bind("grpc.listen", grpc).await?;
+    let http = workload_kit::bind(&mut reader, "http.listen").await?;
+    let grpc = workload_kit::bind(&mut reader, "grpc.listen").await?;
     let hosts = reader.text("http.hosts");
     let hosts = hosts.split(',').map(|host| host.trim().to_owned());
     let tenant = reader.text("api.tenant");
@@ -134,9 +133,4 @@ async fn serve(
     serving_http.await.context("HTTP")?;
     scheduler.shutdown().await;
     Ok(())
-}
-
-async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    listener.with_context(|| format!("cannot listen on {address} ({key})"))
 }

@@ -15,6 +15,6 @@ pub use self::{
     metered::{metered_log, metered_store},
     probes::{Metrics, serve_probes},
     scheduler::{config as scheduler_config, keys as scheduler_keys},
-    settings::{Arguments, Faults, Key, Origin, Reader, Settings},
+    settings::{Arguments, Faults, Key, Origin, Reader, Settings, bind},
     telemetry::{KEYS as TELEMETRY_KEYS, start as start_telemetry},
 };

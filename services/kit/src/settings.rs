@@ -5,7 +5,9 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use anyhow::Context as _;
 use clap::Args;
+use tokio::net::TcpListener;
 
 /// One thing that can be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,6 +308,16 @@ impl Reader<'_> {
             Err(Faults(self.faults))
         }
     }
+}
+
+/// Listens on the address of a key.
+///
+/// # Errors
+/// The address cannot be listened on; names the key.
+pub async fn bind(reader: &mut Reader<'_>, key: &'static str) -> anyhow::Result<TcpListener> {
+    let address = reader.address(key);
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("cannot listen on {address} ({key})"))
 }
 
 /// A number and the unit behind it.

@@ -1,7 +1,7 @@
 //! A member of the cluster: schedules the shards that Kafka gives it and keeps their state in TiDB.
 #![expect(clippy::print_stdout, reason = "--settings prints")]
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -60,9 +60,8 @@ async fn main() -> anyhow::Result<()> {
 
 async fn run(settings: &Settings) -> anyhow::Result<()> {
     let mut reader = settings.reader();
-    let (grpc, http) = (reader.address("grpc.listen"), reader.address("http.listen"));
-    let grpc = bind("grpc.listen", grpc).await?;
-    let http = bind("http.listen", http).await?;
+    let grpc = workload_kit::bind(&mut reader, "grpc.listen").await?;
+    let http = workload_kit::bind(&mut reader, "http.listen").await?;
     let address = match reader.optional("grpc.advertise") {
         Some(address) => address,
         None => grpc.local_addr()?.to_string(),
@@ -117,9 +116,4 @@ async fn serve(
     // Last, so that probes say until the end that the member is alive and not ready.
     end_probes.send_replace(true);
     probing.await.context("probes")?.context("probes")
-}
-
-async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    listener.with_context(|| format!("cannot listen on {address} ({key})"))
 }

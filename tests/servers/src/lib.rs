@@ -19,6 +19,7 @@ use std::sync::OnceLock;
 pub use self::{
     cache::{fetch_kafka, fetch_tidb},
     kafka::Kafka,
+    process::free_ports,
     proxy::{Fault, Proxy},
     tidb::Tidb,
 };

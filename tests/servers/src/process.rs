@@ -159,8 +159,11 @@ pub(crate) fn directory(name: &str) -> anyhow::Result<PathBuf> {
     Ok(dir.keep())
 }
 
-/// Ports that were free a moment ago.
-pub(crate) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
+/// Ports of 127.0.0.1 that were free a moment ago.
+///
+/// # Errors
+/// No port can be had.
+pub fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     let mut listeners = Vec::new();
     let mut ports = [0; N];
     for port in &mut ports {

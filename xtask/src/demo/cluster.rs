@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Instant,
@@ -10,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
-use test_servers::{Kafka, Tidb};
+use test_servers::{Kafka, Tidb, free_ports};
 
 use super::{START_WAIT, built};
 
@@ -205,15 +204,4 @@ impl Drop for Service {
         self.process.kill().ok();
         self.process.wait().ok();
     }
-}
-
-fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
-    let mut held = Vec::new();
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
-    }
-    Ok(ports)
 }

@@ -106,7 +106,7 @@ impl Cluster {
 
     fn begin(&self, program: &'static str) -> Service {
         let id = format!("{:08x}", fastrand::u32(..));
-        let [http, grpc] = free_ports();
+        let [http, grpc] = test_servers::free_ports().unwrap();
         let mut arguments = vec![
             format!("http.listen=127.0.0.1:{http}"),
             format!("grpc.listen=127.0.0.1:{grpc}"),
@@ -265,11 +265,4 @@ pub(crate) fn spec(n_partitions: u16) -> PipelineSpec {
         defaults: scheduler_core::TaskOptions::default(),
         n_partitions,
     }
-}
-
-/// Ports that were free a moment ago.
-fn free_ports() -> [u16; 2] {
-    let held = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    held.each_ref()
-        .map(|listener| listener.local_addr().unwrap().port())
 }
