@@ -61,6 +61,7 @@ impl Bench {
                 },
                 n_partitions: 1,
             },
+            mode: scheduler_core::Mode::Active,
             created_at: bench.now,
         };
         bench.handle(Event::Proven(bench.now));

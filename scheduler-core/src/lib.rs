@@ -84,7 +84,7 @@ pub use self::{
         ApplicationName, ApplicationPath, ExecutorName, NAME_LEN_MAX, PipelineName, PipelinePath,
         TenantName, path,
     },
-    pipeline::{Pipeline, PipelineSpec, Revision, Step},
+    pipeline::{Mode, Pipeline, PipelineSpec, Revision, Step},
     port::store::StateName,
     task::{ErrorCode, Failure, IdempotencyKey, Outcome, Retention, TaskOptions},
     time::Timestamp,

@@ -1,9 +1,11 @@
 //! A pipeline: its steps, the options its tasks start from, and where it lives.
 
 pub mod command;
+mod mode;
 
 use std::sync::Arc;
 
+pub use self::mode::Mode;
 use crate::{
     ExecutorName, Invalid, PipelineNumber, PipelinePath, Timestamp,
     pipeline::command::CommandTemplate,
@@ -80,10 +82,12 @@ pub struct Pipeline {
     pub number: PipelineNumber,
     /// Where it is.
     pub path: PipelinePath,
-    /// Grows at every change.
+    /// Grows at every change of what the user said; a change of the mode leaves it.
     pub revision: Revision,
     /// What the user said.
     pub spec: PipelineSpec,
+    /// Whether it takes tasks and starts them.
+    pub mode: Mode,
     /// When it was created.
     pub created_at: Timestamp,
 }

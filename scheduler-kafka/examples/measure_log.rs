@@ -41,6 +41,7 @@ fn pipeline(number: u32, n_partitions: u16) -> Arc<Pipeline> {
             defaults: TaskOptions::default(),
             n_partitions,
         },
+        mode: scheduler_core::Mode::Active,
         created_at: Timestamp::EPOCH,
     })
 }

@@ -371,6 +371,7 @@ mod tests {
                 defaults: TaskOptions::default(),
                 n_partitions: 1,
             },
+            mode: scheduler_core::Mode::Active,
             created_at: Timestamp::EPOCH,
         };
         let found = Described {

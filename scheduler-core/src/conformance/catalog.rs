@@ -7,7 +7,8 @@ use super::{
     sample::{at, full_options, step},
 };
 use crate::{
-    ApplicationPath, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision, TaskOptions,
+    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision,
+    TaskOptions,
     port::{
         Catalog,
         catalog::{Application, CatalogVersion, Change, Changed},
@@ -111,6 +112,7 @@ pub async fn a_created_pipeline_is_in_the_snapshot_as_it_was_given(home: At<'_>)
         path: path("ocr"),
         revision: Revision(1),
         spec: full_spec(),
+        mode: Mode::Active,
         created_at: at(1),
     };
     assert_eq!(found, expected);
@@ -216,6 +218,92 @@ pub async fn a_delete_with_another_number_deletes_nothing(home: At<'_>) {
         number: PipelineNumber(only_pipeline(&*catalog).await.number.0 + 1),
     };
     assert_eq!(refused(&*catalog, delete).await, Changed::Missing);
+}
+
+fn set_mode(pipeline: &Pipeline, mode: Mode) -> Change {
+    Change::SetMode {
+        path: pipeline.path.clone(),
+        number: pipeline.number,
+        mode,
+    }
+}
+
+fn paused() -> Mode {
+    Mode::Paused {
+        by: "ann's \\ bot".to_owned(),
+        reason: "the printer 'ä' is out of paper".to_owned(),
+        at: at(7),
+    }
+}
+
+/// Also after a reopening, and the version tells of it.
+pub async fn a_mode_is_kept_as_it_was_set(home: At<'_>) {
+    let mut catalog = home.open().await;
+    let mut seen = done(&*catalog, create(path("ocr"), spec(1))).await;
+    let created = only_pipeline(&*catalog).await;
+    assert_eq!(created.mode, Mode::Active);
+    let modes = [paused(), Mode::Draining, Mode::Active, Mode::Deleting];
+    for mode in modes {
+        let version = done(&*catalog, set_mode(&created, mode.clone())).await;
+        assert!(version > seen);
+        seen = version;
+        assert_eq!(only_pipeline(&*catalog).await.mode, mode);
+        drop(catalog);
+        catalog = home.open().await;
+        assert_eq!(only_pipeline(&*catalog).await.mode, mode);
+    }
+}
+
+/// Neither touches the revision or what the other one changes.
+pub async fn a_mode_leaves_the_spec_and_an_update_the_mode(home: At<'_>) {
+    let catalog = home.open().await;
+    done(&*catalog, create(path("ocr"), full_spec())).await;
+    let created = only_pipeline(&*catalog).await;
+    done(&*catalog, set_mode(&created, paused())).await;
+    let mut expected = Pipeline {
+        mode: paused(),
+        ..created
+    };
+    assert_eq!(only_pipeline(&*catalog).await, expected);
+    let update = Change::UpdatePipeline {
+        path: path("ocr"),
+        expected: Revision(1),
+        spec: spec(3),
+    };
+    done(&*catalog, update).await;
+    expected.revision = Revision(2);
+    expected.spec = spec(3);
+    assert_eq!(only_pipeline(&*catalog).await, expected);
+}
+
+/// And none of a pipeline that is missing.
+pub async fn a_mode_of_another_number_changes_nothing(home: At<'_>) {
+    let catalog = home.open().await;
+    done(&*catalog, create(path("ocr"), spec(1))).await;
+    let mut other = only_pipeline(&*catalog).await;
+    other.number = PipelineNumber(other.number.0 + 1);
+    let change = set_mode(&other, Mode::Deleting);
+    assert_eq!(refused(&*catalog, change).await, Changed::Missing);
+    other.path = path("scan");
+    let change = set_mode(&other, Mode::Deleting);
+    assert_eq!(refused(&*catalog, change).await, Changed::Missing);
+}
+
+/// It can only be deleted, and its name is taken until then.
+pub async fn there_is_no_way_back_from_deleting(home: At<'_>) {
+    let catalog = home.open().await;
+    done(&*catalog, create(path("ocr"), spec(1))).await;
+    let created = only_pipeline(&*catalog).await;
+    done(&*catalog, set_mode(&created, Mode::Deleting)).await;
+    for mode in [Mode::Active, paused(), Mode::Draining, Mode::Deleting] {
+        let change = set_mode(&created, mode);
+        assert_eq!(refused(&*catalog, change).await, Changed::Deleting);
+    }
+    let again = refused(&*catalog, create(path("ocr"), spec(1))).await;
+    assert_eq!(again, Changed::Exists);
+    let (path, number) = (created.path, created.number);
+    done(&*catalog, Change::DeletePipeline { path, number }).await;
+    assert_eq!(catalog.snapshot().await.unwrap().pipelines, []);
 }
 
 /// Also not after a deletion and a reopening.

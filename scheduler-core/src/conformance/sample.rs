@@ -45,6 +45,7 @@ pub(crate) fn pipeline(number: u32, n_partitions: u16) -> Pipeline {
             defaults: TaskOptions::default(),
             n_partitions,
         },
+        mode: crate::Mode::Active,
         created_at: at(0),
     }
 }

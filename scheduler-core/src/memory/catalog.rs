@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::lock;
 use crate::{
-    ApplicationPath, Pipeline, PipelineNumber, PipelinePath, Revision, Timestamp,
+    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, Revision, Timestamp,
     port::{
         self, PortError,
         catalog::{Application, CatalogVersion, Change, Changed, Snapshot},
@@ -61,6 +61,7 @@ impl State {
                     path: path.clone(),
                     revision: Revision(1),
                     spec,
+                    mode: Mode::Active,
                     created_at: at,
                 };
                 self.pipelines.insert(path, pipeline);
@@ -79,6 +80,16 @@ impl State {
                     found.revision = Revision(found.revision.0 + 1);
                     None
                 }
+            },
+            Change::SetMode { path, number, mode } => match self.pipelines.get_mut(&path) {
+                Some(found) if found.number == number && found.mode == Mode::Deleting => {
+                    Some(Changed::Deleting)
+                }
+                Some(found) if found.number == number => {
+                    found.mode = mode;
+                    None
+                }
+                _ => Some(Changed::Missing),
             },
             Change::DeletePipeline { path, number } => match self.pipelines.get(&path) {
                 Some(found) if found.number == number => {

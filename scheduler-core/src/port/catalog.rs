@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 
 use crate::{
-    ApplicationPath, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision, Timestamp,
-    port::PortError,
+    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision,
+    Timestamp, port::PortError,
 };
 
 /// An application.
@@ -68,6 +68,15 @@ pub enum Change {
         /// What it becomes.
         spec: PipelineSpec,
     },
+    /// Changes the mode of a pipeline; its revision stays.
+    SetMode {
+        /// Which.
+        path: PipelinePath,
+        /// Guards against changing another one that was created under the same path.
+        number: PipelineNumber,
+        /// What it becomes.
+        mode: Mode,
+    },
     /// Deletes a pipeline.
     DeletePipeline {
         /// Which.
@@ -90,6 +99,8 @@ pub enum Changed {
     NotEmpty,
     /// Someone else changed it first; this is its revision.
     Stale(Revision),
+    /// It is being deleted, from which there is no way back.
+    Deleting,
 }
 
 /// Durable home of applications and pipelines.
@@ -97,6 +108,7 @@ pub enum Changed {
 /// # Contract (checked by `catalog_conformance!`)
 /// - Changes MUST be done one after the other, each whole or not at all.
 /// - A number once given to a pipeline MUST NOT be given again, also after it is deleted.
+/// - A mode MUST NOT change any more once it is [`Mode::Deleting`], and MUST outlast an update.
 /// - The version MUST grow with every change that was done, and only then.
 #[async_trait]
 pub trait Catalog: Debug + Send + Sync {

@@ -31,7 +31,7 @@ impl Scheduler {
     /// Submits a task; answered when it is durable in the log.
     ///
     /// # Errors
-    /// `Invalid` names the field or the missing placeholder; `TooLarge`, `NotFound`, `KeyReused`; `Unavailable` if it was
+    /// `Invalid` names the field or the missing placeholder; `TooLarge`, `NotFound`, `WrongState`, `KeyReused`; `Unavailable` if it was
     /// not accepted; `UnknownOutcome` if it may have been.
     ///
     /// # Cancel safety
@@ -47,13 +47,16 @@ impl Scheduler {
     /// Submits up to 10,000 tasks of one pipeline, each on its own: one answer each, in their order.
     ///
     /// # Errors
-    /// `NotFound`, or a batch that is too long: nothing was submitted.
+    /// `NotFound`, `WrongState` of a pipeline that takes no tasks, or a batch that is too long: nothing was submitted.
     pub async fn submit_batch(
         &self,
         path: &PipelinePath,
         submits: Vec<Submit>,
     ) -> Result<Vec<Result<Submitted, Error>>, Error> {
         let pipeline = self.find_pipeline(path)?;
+        if let Some(why) = pipeline.mode.refusal() {
+            return Err(Error::WrongState(why.to_owned()));
+        }
         if submits.len() > BATCH_MAX {
             return Err(Invalid::new("tasks", "must be at most 10000 in one batch").into());
         }

@@ -1,7 +1,7 @@
 //! Applications and pipelines.
 
 use scheduler_core::{
-    ApplicationPath, Error, Invalid, Pipeline, PipelineNumber, PipelinePath, PipelineSpec,
+    ApplicationPath, Error, Invalid, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec,
     Revision, Step, TaskOptions, TenantName, pipeline::command::CommandTemplate,
     port::catalog::Application,
 };
@@ -73,8 +73,43 @@ impl From<&Pipeline> for pb::Pipeline {
             revision: pipeline.revision.0,
             spec: Some((&pipeline.spec).into()),
             created_at: Some(timestamp(pipeline.created_at)),
+            state: state(&pipeline.mode).into(),
+            pause: match &pipeline.mode {
+                Mode::Paused { by, reason, at } => Some(pb::Pause {
+                    by: by.clone(),
+                    reason: reason.clone(),
+                    at: Some(timestamp(*at)),
+                }),
+                Mode::Active | Mode::Draining | Mode::Deleting => None,
+            },
         }
     }
+}
+
+fn state(mode: &Mode) -> pb::PipelineState {
+    match mode {
+        Mode::Active => pb::PipelineState::Active,
+        Mode::Paused { .. } => pb::PipelineState::Paused,
+        Mode::Draining => pb::PipelineState::Draining,
+        Mode::Deleting => pb::PipelineState::Deleting,
+    }
+}
+
+fn mode(state: pb::PipelineState, pause: Option<pb::Pause>) -> Result<Mode, Error> {
+    Ok(match state {
+        pb::PipelineState::Unspecified | pb::PipelineState::Active => Mode::Active,
+        pb::PipelineState::Paused => {
+            let pause = pause.ok_or_else(|| missing("pause"))?;
+            let at = pause.at.ok_or_else(|| missing("pause.at"))?;
+            Mode::Paused {
+                by: pause.by,
+                reason: pause.reason,
+                at: timestamp_of("pause.at", at)?,
+            }
+        }
+        pb::PipelineState::Draining => Mode::Draining,
+        pb::PipelineState::Deleting => Mode::Deleting,
+    })
 }
 
 /// Reads a pipeline of a tenant.
@@ -83,6 +118,7 @@ impl From<&Pipeline> for pb::Pipeline {
 /// [`Error::Malformed`] or [`Error::Invalid`] if the other side speaks another version.
 pub fn pipeline(tenant: &TenantName, pipeline: pb::Pipeline) -> Result<Pipeline, Error> {
     let created_at = pipeline.created_at.ok_or_else(|| missing("created_at"))?;
+    let mode = mode(pipeline.state(), pipeline.pause)?;
     Ok(Pipeline {
         number: PipelineNumber(pipeline.number),
         path: PipelinePath {
@@ -92,6 +128,7 @@ pub fn pipeline(tenant: &TenantName, pipeline: pb::Pipeline) -> Result<Pipeline,
         },
         revision: Revision(pipeline.revision),
         spec: pipeline.spec.ok_or_else(|| missing("spec"))?.try_into()?,
+        mode,
         created_at: timestamp_of("created_at", created_at)?,
     })
 }

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use scheduler_core::{
-    Error, Failure, Heartbeat, Held, LeaseLost, LeaseToken, Leased, LeasedTask, Offset, Outcome,
-    Partition, Pipeline, PipelineNumber, PipelineSpec, Poll, Report, Retention, Revision, ShardId,
-    StateName, Step, Submit, TaskId, TaskOptions, TaskView, Timestamp,
+    Error, Failure, Heartbeat, Held, LeaseLost, LeaseToken, Leased, LeasedTask, Mode, Offset,
+    Outcome, Partition, Pipeline, PipelineNumber, PipelineSpec, Poll, Report, Retention, Revision,
+    ShardId, StateName, Step, Submit, TaskId, TaskOptions, TaskView, Timestamp,
     pipeline::command::CommandTemplate,
     task::{
         AttemptError,
@@ -209,12 +209,22 @@ fn a_pipeline_comes_back_as_it_was() {
             defaults,
             n_partitions: 8,
         },
+        mode: Mode::Active,
         created_at: Timestamp::from_millis(77),
     };
-    assert_eq!(
-        pipeline(&pipeline_of.path.tenant, (&pipeline_of).into()),
-        Ok(pipeline_of)
-    );
+    let paused = Mode::Paused {
+        by: "ann".to_owned(),
+        reason: "the printer is out of paper".to_owned(),
+        at: Timestamp::from_millis(78),
+    };
+    for mode in [Mode::Active, Mode::Draining, Mode::Deleting, paused] {
+        let expected = Pipeline {
+            mode,
+            ..pipeline_of.clone()
+        };
+        let read = pipeline(&expected.path.tenant, (&expected).into());
+        assert_eq!(read, Ok(expected));
+    }
 }
 
 #[test]

@@ -3022,6 +3022,19 @@ pub struct PipelineSpec {
     #[prost(uint32, tag = "3")]
     pub partitions: u32,
 }
+/// Who paused a pipeline, why and when.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pause {
+    /// Who.
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// When.
+    #[prost(message, optional, tag = "3")]
+    pub at: ::core::option::Option<::prost_types::Timestamp>,
+}
 /// A pipeline as the catalogue knows it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Pipeline {
@@ -3034,7 +3047,7 @@ pub struct Pipeline {
     /// Never used again, even after the pipeline is deleted.
     #[prost(uint32, tag = "3")]
     pub number: u32,
-    /// Starts at 1, grows at every change.
+    /// Starts at 1, grows at every change of the spec.
     #[prost(uint64, tag = "4")]
     pub revision: u64,
     /// What the user said.
@@ -3043,6 +3056,12 @@ pub struct Pipeline {
     /// When it was created.
     #[prost(message, optional, tag = "6")]
     pub created_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Whether it takes tasks and starts them.
+    #[prost(enumeration = "PipelineState", tag = "7")]
+    pub state: i32,
+    /// Only of a pipeline that is paused.
+    #[prost(message, optional, tag = "8")]
+    pub pause: ::core::option::Option<Pause>,
 }
 /// Creates a pipeline.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -3106,6 +3125,47 @@ pub struct DeletePipelineRequest {
     /// The name within the application.
     #[prost(string, tag = "2")]
     pub pipeline: ::prost::alloc::string::String,
+}
+/// Whether a pipeline takes tasks and starts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PipelineState {
+    /// What an older server says: active.
+    Unspecified = 0,
+    /// It takes tasks and starts them.
+    Active = 1,
+    /// It takes tasks and starts none.
+    Paused = 2,
+    /// It takes no tasks; those that it has come to their end.
+    Draining = 3,
+    /// As draining; once its last task has ended it is deleted. There is no way back.
+    Deleting = 4,
+}
+impl PipelineState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PIPELINE_STATE_UNSPECIFIED",
+            Self::Active => "PIPELINE_STATE_ACTIVE",
+            Self::Paused => "PIPELINE_STATE_PAUSED",
+            Self::Draining => "PIPELINE_STATE_DRAINING",
+            Self::Deleting => "PIPELINE_STATE_DELETING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PIPELINE_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "PIPELINE_STATE_ACTIVE" => Some(Self::Active),
+            "PIPELINE_STATE_PAUSED" => Some(Self::Paused),
+            "PIPELINE_STATE_DRAINING" => Some(Self::Draining),
+            "PIPELINE_STATE_DELETING" => Some(Self::Deleting),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 #[cfg(feature = "client")]

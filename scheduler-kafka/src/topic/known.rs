@@ -144,6 +144,7 @@ mod tests {
                 defaults: TaskOptions::default(),
                 n_partitions: 2,
             },
+            mode: scheduler_core::Mode::Active,
             created_at: Timestamp::EPOCH,
         }
     }

@@ -104,6 +104,7 @@ pub(crate) fn pipeline(number: u32, n_partitions: u16) -> Pipeline {
             defaults: TaskOptions::default(),
             n_partitions,
         },
+        mode: scheduler_core::Mode::Active,
         created_at: Timestamp::EPOCH,
     }
 }

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use scheduler_core::{
-    ApplicationPath, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision, Step,
+    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision, Step,
     pipeline::command::CommandTemplate,
     port::{BoxError, catalog::Application},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, sqlite::SqliteRow};
 
-use crate::{codec::decode_options, key::time_of};
+use crate::{
+    codec::decode_options,
+    key::{time_key, time_of},
+};
 
 /// A step as JSON, so that people can read it in the table.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,7 +68,8 @@ pub(super) fn application(row: &SqliteRow) -> Result<Application, sqlx::Error> {
     })
 }
 
-/// From `number, tenant, application, pipeline, revision, created_at, n_partitions, steps, defaults`.
+/// From `number, tenant, application, pipeline, revision, created_at, n_partitions, steps, defaults, mode, paused_by,
+/// paused_reason, paused_at`.
 pub(super) fn pipeline(row: &SqliteRow) -> Result<Pipeline, sqlx::Error> {
     let revision: i64 = row.try_get(4)?;
     Ok(Pipeline {
@@ -81,6 +85,29 @@ pub(super) fn pipeline(row: &SqliteRow) -> Result<Pipeline, sqlx::Error> {
             defaults: decode_options(row.try_get(8)?).map_err(damaged)?,
             n_partitions: row.try_get(6)?,
         },
+        mode: mode(row)?,
         created_at: time_of(row.try_get(5)?),
     })
+}
+
+fn mode(row: &SqliteRow) -> Result<Mode, sqlx::Error> {
+    Ok(match row.try_get(9)? {
+        "active" => Mode::Active,
+        "paused" => Mode::Paused {
+            by: row.try_get(10)?,
+            reason: row.try_get(11)?,
+            at: time_of(row.try_get(12)?),
+        },
+        "draining" => Mode::Draining,
+        "deleting" => Mode::Deleting,
+        other => return Err(damaged(format!("the mode {other:?} is not known"))),
+    })
+}
+
+/// Who paused it, why and when; nothing of a mode that is not paused.
+pub(super) fn pause(mode: &Mode) -> (Option<&str>, Option<&str>, Option<i64>) {
+    match mode {
+        Mode::Paused { by, reason, at } => (Some(by), Some(reason), Some(time_key(*at))),
+        Mode::Active | Mode::Draining | Mode::Deleting => (None, None, None),
+    }
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use scheduler_core::{
-    ApplicationPath, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision, Timestamp,
+    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision,
+    Timestamp,
     port::catalog::{Application, CatalogVersion, Change, Changed, Snapshot},
 };
 use sqlx::SqliteConnection;
@@ -34,7 +35,7 @@ impl CatalogState {
                 .await?;
         let pipelines = sqlx::query(
             "SELECT number, tenant, application, pipeline, revision, created_at, n_partitions,
-                    steps, defaults FROM pipeline",
+                    steps, defaults, mode, paused_by, paused_reason, paused_at FROM pipeline",
         )
         .fetch_all(&mut *db)
         .await?;
@@ -92,6 +93,7 @@ impl CatalogState {
             Change::UpdatePipeline { path, spec, .. } => {
                 self.update_pipeline(path, spec, db).await?;
             }
+            Change::SetMode { path, mode, .. } => self.set_mode(path, mode, db).await?,
             Change::DeletePipeline { path, number } => {
                 self.pipelines.remove(path);
                 sqlx::query("DELETE FROM pipeline WHERE number = ?")
@@ -128,6 +130,12 @@ impl CatalogState {
                 None => Some(Changed::Missing),
                 Some(found) if found.revision != *expected => Some(Changed::Stale(found.revision)),
                 Some(_) => None,
+            },
+            Change::SetMode { path, number, .. } => match self.pipelines.get(path) {
+                Some(found) if found.number == *number => {
+                    (found.mode == Mode::Deleting).then_some(Changed::Deleting)
+                }
+                Some(_) | None => Some(Changed::Missing),
             },
             Change::DeletePipeline { path, number } => match self.pipelines.get(path) {
                 Some(found) if found.number == *number => None,
@@ -175,6 +183,7 @@ impl CatalogState {
             path: path.clone(),
             revision: Revision(1),
             spec: spec.clone(),
+            mode: Mode::Active,
             created_at: at,
         };
         self.save_pipeline(pipeline, db).await
@@ -196,14 +205,30 @@ impl CatalogState {
         self.save_pipeline(pipeline, db).await
     }
 
+    async fn set_mode(
+        &mut self,
+        path: &PipelinePath,
+        mode: &Mode,
+        db: &mut SqliteConnection,
+    ) -> Result<(), sqlx::Error> {
+        let Some(found) = self.pipelines.get(path) else {
+            return Ok(());
+        };
+        let mut pipeline = found.clone();
+        pipeline.mode = mode.clone();
+        self.save_pipeline(pipeline, db).await
+    }
+
     async fn save_pipeline(
         &mut self,
         pipeline: Pipeline,
         db: &mut SqliteConnection,
     ) -> Result<(), sqlx::Error> {
+        let (paused_by, paused_reason, paused_at) = row::pause(&pipeline.mode);
         sqlx::query(
             "REPLACE INTO pipeline (number, tenant, application, pipeline, revision, created_at,
-                                    n_partitions, steps, defaults) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                    n_partitions, steps, defaults, mode, paused_by, paused_reason,
+                                    paused_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(pipeline.number.0)
         .bind(pipeline.path.tenant.as_str())
@@ -214,6 +239,10 @@ impl CatalogState {
         .bind(pipeline.spec.n_partitions)
         .bind(row::encode_steps(&pipeline.spec.steps))
         .bind(encode_options(&pipeline.spec.defaults))
+        .bind(pipeline.mode.as_str())
+        .bind(paused_by)
+        .bind(paused_reason)
+        .bind(paused_at)
         .execute(db)
         .await?;
         self.pipelines.insert(pipeline.path.clone(), pipeline);

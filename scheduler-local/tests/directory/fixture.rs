@@ -36,6 +36,7 @@ pub(crate) async fn open_with_log(config: Config) -> Local {
             defaults: TaskOptions::default(),
             n_partitions: 1,
         },
+        mode: scheduler_core::Mode::Active,
         created_at: Timestamp::EPOCH,
     };
     let made = local.log().ensure(&[Arc::new(pipeline)]).await;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use scheduler_core::{
-    ApplicationPath, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision, Timestamp,
+    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision,
+    Timestamp,
     port::{
         BoxError,
         catalog::{Application, CatalogVersion, Change, Changed, Snapshot},
@@ -30,7 +31,7 @@ pub(super) async fn snapshot(pool: &Arc<Pool>) -> Result<Snapshot, sqlx::Error> 
     let rows = session.rows(read.to_owned()).await?;
     let mut applications: Vec<_> = rows.iter().map(application).collect::<Result<_, _>>()?;
     let read = "SELECT tenant, application, pipeline, number, format, revision, created_at, n_partitions, \
-        steps, defaults FROM pipeline";
+        steps, defaults, mode, paused_by, paused_reason, paused_at FROM pipeline";
     let rows = session.rows(read.to_owned()).await?;
     let mut pipelines: Vec<_> = rows.iter().map(pipeline).collect::<Result<_, _>>()?;
     session.roll_back().await?;
@@ -90,12 +91,27 @@ fn pipeline(row: &MySqlRow) -> Result<Pipeline, sqlx::Error> {
                 defaults: decode_options(value(row, 9)?)?,
                 n_partitions: value(row, 7)?,
             },
+            mode: mode(row)?,
             created_at: row::time(row, 6)?.ok_or("created_at is null")?,
         })
     };
     decode().map_err(|err| {
         let what = format!("pipeline {number} cannot be understood: {err}");
         sqlx::Error::Decode(what.into())
+    })
+}
+
+fn mode(row: &MySqlRow) -> Result<Mode, BoxError> {
+    Ok(match value(row, 10)? {
+        "active" => Mode::Active,
+        "paused" => Mode::Paused {
+            by: value(row, 11)?,
+            reason: value(row, 12)?,
+            at: row::time(row, 13)?.ok_or("paused_at is null")?,
+        },
+        "draining" => Mode::Draining,
+        "deleting" => Mode::Deleting,
+        other => return Err(format!("its mode {other:?} is not known").into()),
     })
 }
 
@@ -152,11 +168,21 @@ async fn apply(
             spec,
         } => match find(session, path).await? {
             None => Ok(Some(Changed::Missing)),
-            Some((_, revision)) if revision != *expected => Ok(Some(Changed::Stale(revision))),
+            Some(found) if found.revision != *expected => Ok(Some(Changed::Stale(found.revision))),
             Some(_) => {
                 update_pipeline(session, path, spec).await?;
                 Ok(None)
             }
+        },
+        Change::SetMode { path, number, mode } => match find(session, path).await? {
+            Some(found) if found.number == *number => {
+                if found.is_deleting {
+                    return Ok(Some(Changed::Deleting));
+                }
+                set_mode(session, path, mode).await?;
+                Ok(None)
+            }
+            Some(_) | None => Ok(Some(Changed::Missing)),
         },
         Change::DeletePipeline { path, number } => {
             let delete = format!(
@@ -184,17 +210,28 @@ fn is_pipeline(path: &PipelinePath) -> String {
     )
 }
 
-/// Number and revision. Locks the row, because only a locking read sees what was committed since the begin.
-async fn find(
-    session: &mut Session,
-    path: &PipelinePath,
-) -> Result<Option<(PipelineNumber, Revision)>, sqlx::Error> {
+/// What a change of a pipeline is decided on.
+#[derive(Debug)]
+struct Found {
+    number: PipelineNumber,
+    revision: Revision,
+    is_deleting: bool,
+}
+
+/// Locks the row, because only a locking read sees what was committed since the begin.
+async fn find(session: &mut Session, path: &PipelinePath) -> Result<Option<Found>, sqlx::Error> {
     let read = format!(
-        "SELECT number, revision FROM pipeline WHERE {} FOR UPDATE",
+        "SELECT number, revision, mode = 'deleting' FROM pipeline WHERE {} FOR UPDATE",
         is_pipeline(path)
     );
     let rows = session.rows(read).await?;
-    let found = |row: &MySqlRow| Ok((PipelineNumber(value(row, 0)?), Revision(value(row, 1)?)));
+    let found = |row: &MySqlRow| {
+        Ok(Found {
+            number: PipelineNumber(value(row, 0)?),
+            revision: Revision(value(row, 1)?),
+            is_deleting: value::<u8>(row, 2)? != 0,
+        })
+    };
     rows.first().map(found).transpose()
 }
 
@@ -258,6 +295,32 @@ async fn update_pipeline(
         "UPDATE pipeline SET revision = revision + 1, format = {FORMAT}, steps = {}, defaults = {} WHERE {}",
         quoted(&encode_steps(&spec.steps)),
         quoted(&encode_options(&spec.defaults)),
+        is_pipeline(path)
+    );
+    session.execute(update).await.map(|_| ())
+}
+
+async fn set_mode(
+    session: &mut Session,
+    path: &PipelinePath,
+    mode: &Mode,
+) -> Result<(), sqlx::Error> {
+    let pause = match mode {
+        Mode::Paused { by, reason, at } => {
+            format!(
+                "paused_by = {}, paused_reason = {}, paused_at = {}",
+                quoted(by),
+                quoted(reason),
+                quoted_time(*at)
+            )
+        }
+        Mode::Active | Mode::Draining | Mode::Deleting => {
+            "paused_by = NULL, paused_reason = NULL, paused_at = NULL".to_owned()
+        }
+    };
+    let update = format!(
+        "UPDATE pipeline SET mode = {}, {pause} WHERE {}",
+        quoted(mode.as_str()),
         is_pipeline(path)
     );
     session.execute(update).await.map(|_| ())

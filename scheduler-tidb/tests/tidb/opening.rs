@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use scheduler_core::port::store::Flushed;
+use scheduler_core::{Mode, port::store::Flushed};
 use scheduler_tidb::{Config, OpenError, Tidb};
 use test_servers::tidb;
 
 use crate::{
-    fixture::{Database, claim, completing, is_stored, shard},
+    fixture::{Database, claim, completing, create, is_stored, shard},
     proxy::Proxy,
 };
 
@@ -25,7 +25,7 @@ async fn members_that_migrate_at_once_all_open() {
         .await
         .text("SELECT number FROM migration")
         .await;
-    assert_eq!(migrations, "1");
+    assert_eq!(migrations, "1\n2");
 }
 
 #[tokio::test]
@@ -39,13 +39,35 @@ async fn a_migration_that_was_cut_short_goes_on_and_loses_nothing() {
     client.run("DELETE FROM migration").await;
     client.run("DROP TABLE idempotency_key").await;
     client.run("DROP VIEW tasks").await;
-    let store = database.tidb().await.store();
+    client
+        .run("ALTER TABLE pipeline DROP COLUMN paused_reason")
+        .await;
+    let tidb = database.tidb().await;
+    assert_eq!(tidb.catalog().snapshot().await.unwrap().pipelines, []);
+    let store = tidb.store();
     assert!(is_stored(&*store, shard(1, 0), 2).await);
     assert_eq!(client.text("SELECT COUNT(*) FROM tasks").await, "3");
     assert_eq!(
         client.text("SELECT COUNT(*) FROM idempotency_key").await,
         "0"
     );
+}
+
+#[tokio::test]
+async fn rows_from_before_the_second_migration_are_active() {
+    let database = Database::shared();
+    let catalog = database.tidb().await.catalog();
+    catalog.change(create("ocr")).await.unwrap();
+    let mut client = database.client().await;
+    client.run("DELETE FROM migration WHERE number = 2").await;
+    for column in ["mode", "paused_by", "paused_reason", "paused_at"] {
+        let drop = format!("ALTER TABLE pipeline DROP COLUMN {column}");
+        client.run(&drop).await;
+    }
+    let catalog = database.tidb().await.catalog();
+    let pipelines = catalog.snapshot().await.unwrap().pipelines;
+    assert_eq!(pipelines.len(), 1);
+    assert_eq!(pipelines[0].mode, Mode::Active);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What is shown of tasks, pipelines and applications: their JSON form.
 
 use bytes::Bytes;
-use scheduler_core::{Pipeline, TaskView, port::catalog::Application, task::AttemptError};
+use scheduler_core::{Mode, Pipeline, TaskView, port::catalog::Application, task::AttemptError};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -145,12 +145,21 @@ pub(crate) struct PipelineJson {
     application: String,
     number: u32,
     revision: u64,
-    /// Whether its workers are there: a pipeline without a deployment of its own is at once.
+    /// Whether it takes tasks and starts them.
     state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused: Option<PausedJson>,
     pipeline: Vec<StepJson>,
     options: PipelineOptionsJson,
     created_at: String,
     lease: String,
+}
+
+#[derive(Debug, Serialize)]
+struct PausedJson {
+    by: String,
+    reason: String,
+    at: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -177,7 +186,8 @@ impl PipelineJson {
             application: pipeline.path.application.to_string(),
             number: pipeline.number.0,
             revision: pipeline.revision.0,
-            state: "deployed",
+            state: pipeline.mode.as_str(),
+            paused: paused(&pipeline.mode),
             pipeline: pipeline.spec.steps.iter().map(step).collect(),
             options: PipelineOptionsJson {
                 partitions: pipeline.spec.n_partitions,
@@ -186,5 +196,16 @@ impl PipelineJson {
             created_at: print_timestamp(pipeline.created_at),
             lease: print_duration(lease),
         }
+    }
+}
+
+fn paused(mode: &Mode) -> Option<PausedJson> {
+    match mode {
+        Mode::Paused { by, reason, at } => Some(PausedJson {
+            by: by.clone(),
+            reason: reason.clone(),
+            at: print_timestamp(*at),
+        }),
+        Mode::Active | Mode::Draining | Mode::Deleting => None,
     }
 }

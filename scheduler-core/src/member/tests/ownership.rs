@@ -276,6 +276,7 @@ fn member_with(config: Config, n_partitions: u16, now: crate::Timestamp) -> Memb
             defaults: TaskOptions::default(),
             n_partitions,
         },
+        mode: crate::Mode::Active,
         created_at: now,
     };
     let mut member = Member::new(std::sync::Arc::new(config));

@@ -126,6 +126,7 @@ impl Rig {
                 defaults,
                 n_partitions: 1,
             },
+            mode: crate::Mode::Active,
             created_at: now,
         });
         rig.event(Event::Proven(now));

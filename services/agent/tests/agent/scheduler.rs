@@ -51,6 +51,7 @@ impl FakeScheduler {
                 ..Default::default()
             }),
             created_at: Some(prost_types::Timestamp::default()),
+            ..Default::default()
         };
         let state = State {
             pipeline,
