@@ -75,6 +75,12 @@ macro_rules! task_log_conformance {
             ensuring_again_changes_nothing,
             a_log_removed_and_made_again_is_another_one,
             an_append_without_a_log_is_refused,
+            a_closed_log_takes_nothing_and_its_bounds_are_final,
+            a_closed_log_stays_closed_for_who_opens_it,
+            whatever_was_accepted_while_it_was_closed_is_below_its_end,
+            a_closed_log_is_still_read_and_trimmed,
+            a_closed_log_is_removed_and_then_there_is_none_to_close,
+            a_log_being_deleted_is_not_made,
             a_reopened_log_has_kept_everything,
             a_large_batch_is_kept_whole,
         }

@@ -18,12 +18,13 @@ use std::{
     time::Duration,
 };
 
+use rustc_hash::FxHashSet;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::calls::Reply;
 pub use self::clock::SystemClock;
 use crate::{
-    Config, Error, TaskId,
+    Config, Error, Slot, TaskId,
     action::Answer,
     member::{Call, Event, Load},
     port::{Clock, TaskStore},
@@ -69,6 +70,7 @@ enum Input {
 struct Health {
     is_ready: AtomicBool,
     load: Mutex<Load>,
+    slots: Mutex<FxHashSet<Slot>>,
     refused: Mutex<Vec<String>>,
 }
 
@@ -179,6 +181,14 @@ impl Handle {
     pub(crate) fn load(&self) -> Load {
         let load = self.health.load.lock();
         *load.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the placement gave this slot to the member.
+    pub(crate) fn owns(&self, slot: Slot) -> bool {
+        let slots = self.health.slots.lock();
+        slots
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&slot)
     }
 
     /// Stops in good order and waits until everything is saved.

@@ -165,6 +165,9 @@ impl Error {
         };
         match kind {
             FailureKind::Unavailable => unavailable("the log cannot be reached", 1),
+            FailureKind::Closed => {
+                Self::WrongState("the pipeline is being deleted: it takes no more tasks".to_owned())
+            }
             FailureKind::Full => unavailable("the log has no room for more tasks", 10),
             FailureKind::Unknown => Self::UnknownOutcome {
                 what: "the submit".into(),

@@ -276,6 +276,11 @@ impl Member {
         !self.stopping && self.knows_pipelines && self.ownership.is_settled()
     }
 
+    /// The slots that are the member's and are not to be given up.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.ownership.slots()
+    }
+
     /// Why shards that the member should own cannot be scheduled.
     pub fn refused(&self) -> impl Iterator<Item = (ShardId, &str)> {
         self.ownership.refused()

@@ -25,6 +25,8 @@ pub enum FailureKind {
     Unavailable,
     /// Nothing has changed, because there is no room; reading still works.
     Full,
+    /// Nothing has changed, and the same call will never succeed: the log takes nothing more.
+    Closed,
     /// It may have happened or not: read back before deciding.
     Unknown,
     /// What is stored contradicts itself or was shortened. Never retry: people must look.
@@ -36,6 +38,7 @@ impl fmt::Display for FailureKind {
         f.write_str(match self {
             Self::Unavailable => "unavailable",
             Self::Full => "no room left",
+            Self::Closed => "closed for ever",
             Self::Unknown => "outcome unknown",
             Self::Damaged => "damaged",
         })

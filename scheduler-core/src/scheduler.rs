@@ -1,5 +1,6 @@
 //! The one handle over everything, of which HTTP, gRPC and in-process workers are skins.
 
+mod deletion;
 mod directory;
 mod pipelines;
 mod read;
@@ -9,20 +10,20 @@ mod work;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
 };
 
-use rustc_hash::FxHashMap;
-use tokio::sync::{RwLock, watch};
+use tokio::sync::watch;
 
+pub use self::deletion::Deleted;
 use self::{directory::Directory, route::Route};
 use crate::{
     Config, Error, Pipeline, PipelineNumber, PipelinePath, TaskId, TenantName,
     driver::Handle,
     member::Load,
     owner::{Owner, Peers},
-    port::{Catalog, Clock, Placement, TaskLog, TaskStore},
+    port::{Catalog, Clock, Placement, TaskLog, TaskStore, log::Bounds},
 };
 
 /// The ports that a scheduler works on.
@@ -84,20 +85,10 @@ struct Shared {
     directory: watch::Sender<Arc<Directory>>,
     /// Pipelines whose log could not be made yet.
     unlogged: Mutex<BTreeMap<PipelineNumber, Arc<Pipeline>>>,
-    gates: Mutex<FxHashMap<PipelineNumber, Gate>>,
+    /// Where the logs end that this process has closed.
+    closed: Mutex<BTreeMap<PipelineNumber, Vec<Bounds>>>,
     /// Spreads tasks without a key evenly over partitions.
     next_partition: AtomicU64,
-}
-
-/// Whether a pipeline was deleted. Submits hold it for reading until the log has answered, so that none
-/// slips in behind the last look of a delete; one that waits for them holds up no other pipeline.
-type Gate = Arc<RwLock<bool>>;
-
-impl Shared {
-    fn gate(&self, number: PipelineNumber) -> Gate {
-        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(gates.entry(number).or_default())
-    }
 }
 
 impl Scheduler {
@@ -153,7 +144,7 @@ impl Scheduler {
             route,
             directory: watch::Sender::new(Arc::new(Directory::default())),
             unlogged: Mutex::default(),
-            gates: Mutex::default(),
+            closed: Mutex::default(),
             next_partition: AtomicU64::new(0),
         });
         shared
@@ -161,6 +152,9 @@ impl Scheduler {
             .await
             .map_err(|err| unreachable_port("the catalogue", &err))?;
         tokio::spawn(directory::follow(Arc::downgrade(&shared)));
+        if shared.driver.is_some() {
+            tokio::spawn(deletion::carry_on(Arc::downgrade(&shared)));
+        }
         Ok(Self { shared })
     }
 

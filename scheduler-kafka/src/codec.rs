@@ -16,6 +16,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::native::{OPTIONS_HEADER, Raw, TRACE_HEADER};
 
+/// The key of the last record of a closed log, which has nothing else.
+pub(crate) const MARK_KEY: &[u8] = b"";
+/// The key of a record that asks whether a log is closed, which has nothing else.
+pub(crate) const PROBE_KEY: &[u8] = b"workload-is-closed";
 /// What a dead letter keeps of a value that cannot be a task.
 const HEAD_BYTES: usize = 64 << 10;
 /// The longest `traceparent`; those of today have 55 bytes.
@@ -42,6 +46,14 @@ pub(crate) fn headers(task: &NewTask) -> OwnedHeaders {
 
 fn name(header: &'static std::ffi::CStr) -> &'static str {
     header.to_str().unwrap_or_default()
+}
+
+/// Whether a record only tells that its log was closed: to readers it does not exist.
+pub(crate) fn is_mark(raw: Raw<'_>) -> bool {
+    raw.value.is_none()
+        && raw
+            .key
+            .is_some_and(|key| key == MARK_KEY || key == PROBE_KEY)
 }
 
 /// What was read at an offset.
@@ -130,6 +142,7 @@ mod tests {
     use super::*;
 
     const RAW: Raw<'_> = Raw {
+        key: None,
         value: None,
         options: None,
         traceparent: None,

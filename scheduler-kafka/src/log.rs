@@ -248,14 +248,14 @@ fn offset_of(
 impl TaskLog for KafkaLog {
     async fn ensure(&self, pipelines: &[Arc<Pipeline>]) -> Vec<Result<(), PortError>> {
         let mut answers = self.cluster.ensure(pipelines).await;
-        let is_made = |answer: &Result<(), PortError>| answer.is_ok();
-        let made: Vec<_> = answers.iter().map(is_made).collect();
         // A leader that has not opened its partition yet refuses a first batch and may take the one that follows
         // it; then it takes the first for a repeat, and it is lost. So each must be there before it is written to.
         let shards: Vec<_> = pipelines
             .iter()
             .enumerate()
-            .filter(|(at, _)| made[*at])
+            .filter(|(at, pipeline)| {
+                answers[*at].is_ok() && self.cluster.topics.of(pipeline.number).is_some()
+            })
             .flat_map(|(at, pipeline)| shards_of(pipeline).map(move |shard| (at, shard)))
             .collect();
         let places: Vec<_> = shards.iter().map(|(_, shard)| *shard).collect();
@@ -268,6 +268,22 @@ impl TaskLog for KafkaLog {
             }
         }
         answers
+    }
+
+    async fn close(&self, pipeline: &Pipeline) -> Result<Option<Vec<Bounds>>, PortError> {
+        let Some(ends) = self.cluster.close(pipeline).await? else {
+            return Ok(None);
+        };
+        let shards: Vec<_> = shards_of(pipeline).collect();
+        let mut closed = Vec::with_capacity(shards.len());
+        for (shard, bounds) in shards.iter().zip(self.bounds(&shards).await) {
+            let mut bounds = bounds?;
+            // A transaction that is still open hides what lies behind its beginning.
+            let end = ends.get(&shard.partition).copied();
+            bounds.end = end.map_or(bounds.end, |end| end.max(bounds.end));
+            closed.push(bounds);
+        }
+        Ok(Some(closed))
     }
 
     async fn remove(&self, pipeline: &Pipeline) -> Result<(), PortError> {

@@ -27,7 +27,7 @@ use rdkafka::{
 };
 
 pub(crate) use self::call::{
-    Call, Described, Descriptions, Offsets, describe_topics, list_offsets,
+    Call, Described, Descriptions, Offsets, describe_topics, list_offsets, set_topic,
 };
 use crate::client::Reports;
 
@@ -153,6 +153,7 @@ unsafe fn text<'a>(ptr: *const c_char) -> &'a str {
 /// A record as it came.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Raw<'a> {
+    pub(crate) key: Option<&'a [u8]>,
     pub(crate) value: Option<&'a [u8]>,
     /// The header with the options: absent, without a value, or with one.
     pub(crate) options: Option<Option<&'a [u8]>>,
@@ -279,6 +280,8 @@ unsafe fn read<'a>(message: &'a sys::rd_kafka_message_t) -> Polled<'a> {
     }
     let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
     let raw = Raw {
+        // SAFETY: the key is null or has as many bytes, and lives as long as the message.
+        key: unsafe { bytes(message.key, message.key_len) },
         // SAFETY: the payload is null or has as many bytes, and lives as long as the message.
         value: unsafe { bytes(message.payload, message.len) },
         // SAFETY: the message is alive for `'a`.

@@ -4,6 +4,7 @@
 mod batch;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -18,9 +19,9 @@ use rdkafka::{
     producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
 use scheduler_core::{
-    Offset, Timestamp,
+    Offset, PipelineNumber, Timestamp,
     port::{
-        PortError,
+        FailureKind, PortError,
         log::{Appended, NewRecord},
     },
 };
@@ -90,6 +91,8 @@ impl Producer {
         let started = Instant::now();
         let mut known = KnownTopics::new(&self.cluster);
         let mut batches = Vec::new();
+        let number_of = |record: &NewRecord| record.shard.pipeline;
+        let numbers: Vec<_> = records.iter().map(number_of).collect();
         let mut records = records.into_iter().peekable();
         let mut is_full = false;
         while records.peek().is_some() {
@@ -117,7 +120,35 @@ impl Producer {
         for batch in batches {
             answers.extend(batch.answers(deadline).await);
         }
+        self.tell_closed(&numbers, &mut answers).await;
         answers
+    }
+
+    /// A record is too large for a log that is closed; but a topic that someone else has made can have a limit
+    /// that is lower than ours.
+    async fn tell_closed(
+        &self,
+        numbers: &[PipelineNumber],
+        answers: &mut [Result<Appended, PortError>],
+    ) {
+        let mut found = HashMap::new();
+        for (number, answer) in numbers.iter().zip(answers) {
+            let Err(err) = answer else { continue };
+            if err.kind() != FailureKind::Closed {
+                continue;
+            }
+            if !found.contains_key(number) {
+                let is_closed = match self.cluster.topics.of(*number) {
+                    Some(known) => self.cluster.is_closed(&known.name).await,
+                    None => false,
+                };
+                found.insert(*number, is_closed);
+            }
+            if found.get(number) == Some(&false) {
+                let why = "the record is larger than max.message.bytes of its topic";
+                *answer = Err(unavailable(OPERATION, why));
+            }
+        }
     }
 
     fn batch_bytes_max(&self) -> usize {
@@ -226,7 +257,7 @@ fn size_of_record(record: &NewRecord) -> usize {
 /// The topics of one append, looked up once each.
 struct KnownTopics<'a> {
     cluster: &'a Cluster,
-    last: Option<(scheduler_core::PipelineNumber, Option<Known>)>,
+    last: Option<(PipelineNumber, Option<Known>)>,
 }
 
 impl<'a> KnownTopics<'a> {
@@ -304,7 +335,10 @@ impl ProducerContext for Deliveries {
                 if code_of(err) == RDKafkaErrorCode::Fatal {
                     self.is_broken.store(true, Ordering::Relaxed);
                 }
-                Err(if native::is_certainly_not_written(record) {
+                Err(if code_of(err) == RDKafkaErrorCode::MessageSizeTooLarge {
+                    // Which of the two it is, is found out before it is answered.
+                    PortError::new(OPERATION, FailureKind::Closed).caused_by(err.clone())
+                } else if native::is_certainly_not_written(record) {
                     unavailable(OPERATION, err.clone())
                 } else {
                     unknown(OPERATION, err.clone())

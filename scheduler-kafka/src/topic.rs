@@ -1,5 +1,6 @@
 //! Topics: their names and settings, what is known of them, and how they are made and removed.
 
+mod close;
 mod known;
 
 use std::{
@@ -17,7 +18,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     error::RDKafkaErrorCode,
 };
-use scheduler_core::{Pipeline, PipelinePath, port::PortError};
+use scheduler_core::{Mode, Pipeline, PipelinePath, port::PortError};
 use tracing::{error, info};
 
 pub(crate) use self::known::{Known, Topics};
@@ -125,7 +126,7 @@ impl Cluster {
         Ok(found.collect())
     }
 
-    /// Makes what is missing, and answers for each pipeline.
+    /// Makes what is missing, but for pipelines that are being deleted, and answers for each.
     pub(crate) async fn ensure(
         self: &Arc<Self>,
         pipelines: &[Arc<Pipeline>],
@@ -138,7 +139,11 @@ impl Cluster {
         let wanted: BTreeMap<_, _> = names
             .iter()
             .zip(pipelines)
-            .map(|(name, pipeline)| (Arc::clone(name), pipeline.spec.n_partitions))
+            .map(|(name, pipeline)| {
+                let is_made = pipeline.mode != Mode::Deleting;
+                let n_partitions = is_made.then_some(pipeline.spec.n_partitions);
+                (Arc::clone(name), n_partitions)
+            })
             .collect();
         let found = match self.find_or_make(OPERATION, &wanted).await {
             Ok(found) => found,
@@ -153,6 +158,7 @@ impl Cluster {
         let answer = |(name, pipeline): (&Arc<str>, &Arc<Pipeline>)| match found.get(name) {
             Some(Ok(described)) => self.topics.learn(OPERATION, pipeline, name, described),
             Some(Err(why)) => Err(unavailable(OPERATION, why.clone())),
+            None if pipeline.mode == Mode::Deleting => Ok(()),
             None => Err(late(OPERATION)),
         };
         names.iter().zip(pipelines).map(answer).collect()
@@ -161,7 +167,7 @@ impl Cluster {
     async fn find_or_make(
         self: &Arc<Self>,
         operation: &'static str,
-        wanted: &BTreeMap<Arc<str>, u16>,
+        wanted: &BTreeMap<Arc<str>, Option<u16>>,
     ) -> Result<BTreeMap<Arc<str>, Result<Described, String>>, PortError> {
         let names = wanted.keys().cloned().collect();
         let mut found = BTreeMap::new();
@@ -174,8 +180,8 @@ impl Cluster {
                     found.insert(name, Ok(described));
                 }
                 Err(failure) if is_missing(failure.code) => {
-                    if let Some(n) = wanted.get(&name) {
-                        missing.insert(name, *n);
+                    if let Some(n) = wanted.get(&name).copied().flatten() {
+                        missing.insert(name, n);
                     }
                 }
                 Err(failure) => drop(found.insert(name, Err(failure.to_string()))),
@@ -263,7 +269,14 @@ impl Cluster {
     pub(crate) async fn remove(&self, pipeline: &Pipeline) -> Result<(), PortError> {
         const OPERATION: &str = "remove a log";
         let name = name_of(&self.config, &pipeline.path);
-        if !self.topics.forget(pipeline.number, &name) {
+        let names = BTreeSet::from([Arc::clone(&name)]);
+        let known = self.topics.of(pipeline.number);
+        let found = self.describe(OPERATION, &names).await?;
+        let found = found.get(&name).and_then(|found| found.as_ref().ok());
+        let is_another = known
+            .zip(found)
+            .is_some_and(|(known, found)| known.id != found.id);
+        if !self.topics.forget(pipeline.number, &name) || is_another {
             // The name is another pipeline's by now, so this one's log is gone.
             return Ok(());
         }
@@ -276,7 +289,6 @@ impl Cluster {
                 Err((_, code)) => return Err(unavailable(OPERATION, code.to_string())),
             }
         }
-        let names = BTreeSet::from([name]);
         loop {
             let found = self.describe(OPERATION, &names).await?;
             let is_gone = |found: &Result<Described, Failure>| {

@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use scheduler_core::{
-    Offset, Pipeline, ShardId, Timestamp,
+    Mode, Offset, Pipeline, ShardId, Timestamp,
+    member::shards_of,
     port::{
         FailureKind, PortError, TaskLog,
         log::{Appended, Bounds, Fetch, Fetched, Fetches, NewRecord, Record},
@@ -20,7 +21,7 @@ use crate::{
     codec::{BatchRows, Unreadable, encode_record},
     error::{damaged, read_failed},
     key::{offset_key, offset_of, shard_key, time_of},
-    writer::{Op, Outcome, RecordRow, Refused, Writer},
+    writer::{Op, Outcome, RecordRow, Refused, Standing, Writer},
 };
 
 /// Batches read by one statement.
@@ -109,7 +110,7 @@ impl LocalLog {
             pipeline: pipeline.number,
             n_partitions: pipeline.spec.n_partitions,
         };
-        if self.view.knows(pipeline.number) {
+        if self.view.knows(pipeline.number) || pipeline.mode == Mode::Deleting {
             return Ok(());
         }
         while let Outcome::Step { more: true } = self.writer.call(OPERATION, op(), 0).await? {
@@ -200,6 +201,24 @@ impl TaskLog for LocalLog {
         answers
     }
 
+    async fn close(&self, pipeline: &Pipeline) -> Result<Option<Vec<Bounds>>, PortError> {
+        const OPERATION: &str = "close a log";
+        let op = Op::CloseLog(pipeline.number);
+        match self.writer.call(OPERATION, op, 0).await? {
+            Outcome::LogClosed(Standing::Gone) => Ok(None),
+            Outcome::LogClosed(Standing::Removed) => {
+                self.remove(pipeline).await?;
+                Ok(None)
+            }
+            Outcome::LogClosed(Standing::Closed) => {
+                let shards: Vec<_> = shards_of(pipeline).collect();
+                let bounds = self.bounds(&shards).await;
+                bounds.into_iter().collect::<Result<_, _>>().map(Some)
+            }
+            other => unreachable!("a close was answered with {other:?}"),
+        }
+    }
+
     async fn remove(&self, pipeline: &Pipeline) -> Result<(), PortError> {
         let op = || Op::Remove(pipeline.number);
         self.writer.call_in_steps("remove a log", op).await
@@ -221,6 +240,7 @@ impl TaskLog for LocalLog {
         let op = Op::Append(rows.collect());
         let refused = |refused: Refused| match refused {
             Refused::NoLog(shard) => no_log(OPERATION, shard),
+            Refused::Closed => PortError::new(OPERATION, FailureKind::Closed),
             Refused::Full => PortError::new(OPERATION, FailureKind::Full).caused_by(
                 "little space is left on the disk, and it is kept for tasks that were accepted",
             ),

@@ -24,7 +24,8 @@ use self::commit::Committer;
 use self::op::{Failed, Request};
 pub(crate) use self::{
     op::{
-        ClaimedShard, DoneRow, IdempotencyRow, Op, Outcome, PartRows, RecordRow, Refused, TaskRow,
+        ClaimedShard, DoneRow, IdempotencyRow, Op, Outcome, PartRows, RecordRow, Refused, Standing,
+        TaskRow,
     },
     publish::{Publisher, Views},
     stage::json,

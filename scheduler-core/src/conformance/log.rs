@@ -14,9 +14,10 @@ use crate::{
     },
 };
 
+mod close;
 mod life;
 
-pub use self::life::*;
+pub use self::{close::*, life::*};
 
 type At<'a> = &'a dyn Home<dyn TaskLog>;
 

@@ -469,7 +469,10 @@ fn warn_port(err: &PortError, doing: &'static str) {
     let source = std::error::Error::source(err).map(ToString::to_string);
     match err.kind() {
         FailureKind::Damaged => error!(%err, source, doing, "port failed"),
-        FailureKind::Unavailable | FailureKind::Full | FailureKind::Unknown => {
+        FailureKind::Unavailable
+        | FailureKind::Full
+        | FailureKind::Closed
+        | FailureKind::Unknown => {
             warn!(%err, source, doing, "port failed");
         }
     }

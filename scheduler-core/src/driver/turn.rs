@@ -81,7 +81,14 @@ impl Turns {
                     // It is over, unless the event is of an earlier one: then two would go on side by side.
                     fetch.abort();
                 }
+                let moves_slots = matches!(
+                    event,
+                    Event::Assigned(_) | Event::Revoking(_) | Event::Lost(_)
+                );
                 self.member.handle(event, now, &mut actions);
+                if moves_slots {
+                    self.note_slots();
+                }
             }
             for input in inputs.drain(..) {
                 self.take(input, now, &mut actions);
@@ -191,6 +198,11 @@ impl Turns {
         if !wanted.is_empty() {
             self.fetch = Some(self.performer.fetch(wanted));
         }
+    }
+
+    fn note_slots(&self) {
+        let slots = self.health.slots.lock();
+        *slots.unwrap_or_else(std::sync::PoisonError::into_inner) = self.member.slots().collect();
     }
 
     fn note_health(&self) {

@@ -78,6 +78,11 @@ impl Ownership {
         self.releasing.contains(&id)
     }
 
+    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
+        let kept = self.slots.iter();
+        kept.filter(|slot| !self.revoking.contains(slot)).copied()
+    }
+
     pub(super) fn n_coming(&self) -> usize {
         self.wanted.len() + self.claiming.len()
     }

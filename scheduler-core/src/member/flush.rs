@@ -176,7 +176,12 @@ impl Member {
                 }
                 return;
             }
-            Err(FailureKind::Unavailable | FailureKind::Full | FailureKind::Unknown) => {
+            Err(
+                FailureKind::Unavailable
+                | FailureKind::Full
+                | FailureKind::Closed
+                | FailureKind::Unknown,
+            ) => {
                 // The same parts again, whatever became of them: their numbers make that safe.
                 lane.retry_at = Some(now + lane.retry_wait);
                 lane.retry_wait = (lane.retry_wait * 2).min(RETRY_LAST);

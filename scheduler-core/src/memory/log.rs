@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::lock;
 use crate::{
-    Offset, Pipeline, PipelineNumber, ShardId,
+    Mode, Offset, Pipeline, PipelineNumber, ShardId,
     port::{
         Clock, FailureKind, PortError, TaskLog,
         log::{Appended, Bounds, Fetch, Fetched, Fetches, NewRecord, Record, RecordBody},
@@ -40,6 +40,7 @@ struct State {
 #[derive(Debug)]
 struct PipelineLog {
     incarnation: Arc<str>,
+    is_closed: bool,
     partitions: Vec<PartitionLog>,
 }
 
@@ -63,7 +64,12 @@ impl Log {
     }
 
     fn append_one(&self, state: &mut State, record: NewRecord) -> Result<Appended, PortError> {
-        let partition = state.partition_mut("append a record", record.shard)?;
+        const OPERATION: &str = "append a record";
+        let log = state.logs.get(&record.shard.pipeline);
+        if log.is_some_and(|log| log.is_closed) {
+            return Err(PortError::new(OPERATION, FailureKind::Closed));
+        }
+        let partition = state.partition_mut(OPERATION, record.shard)?;
         let appended = Appended {
             offset: partition.end(),
             accepted_at: self.shared.clock.now(),
@@ -114,6 +120,16 @@ impl State {
 fn unknown(operation: &'static str, shard: ShardId) -> PortError {
     PortError::new(operation, FailureKind::Unavailable)
         .caused_by(format!("there is no log of shard {shard}"))
+}
+
+impl PipelineLog {
+    fn bounds(&self, partition: &PartitionLog) -> Bounds {
+        Bounds {
+            start: Offset(partition.start),
+            end: partition.end(),
+            incarnation: Arc::clone(&self.incarnation),
+        }
+    }
 }
 
 impl PartitionLog {
@@ -168,18 +184,30 @@ impl TaskLog for Log {
     async fn ensure(&self, pipelines: &[Arc<Pipeline>]) -> Vec<Result<(), PortError>> {
         let mut state = lock(&self.shared.state);
         for pipeline in pipelines {
-            if state.logs.contains_key(&pipeline.number) {
+            if state.logs.contains_key(&pipeline.number) || pipeline.mode == Mode::Deleting {
                 continue;
             }
             state.n_made += 1;
             let n_partitions = usize::from(pipeline.spec.n_partitions);
             let log = PipelineLog {
                 incarnation: format!("memory-{}", state.n_made).into(),
+                is_closed: false,
                 partitions: (0..n_partitions).map(|_| PartitionLog::default()).collect(),
             };
             state.logs.insert(pipeline.number, log);
         }
         pipelines.iter().map(|_| Ok(())).collect()
+    }
+
+    async fn close(&self, pipeline: &Pipeline) -> Result<Option<Vec<Bounds>>, PortError> {
+        let mut state = lock(&self.shared.state);
+        let Some(log) = state.logs.get_mut(&pipeline.number) else {
+            return Ok(None);
+        };
+        log.is_closed = true;
+        Ok(Some(
+            log.partitions.iter().map(|one| log.bounds(one)).collect(),
+        ))
     }
 
     async fn remove(&self, pipeline: &Pipeline) -> Result<(), PortError> {
@@ -226,11 +254,7 @@ impl TaskLog for Log {
         let bounds = |shard: &ShardId| {
             let log = state.logs.get(&shard.pipeline)?;
             let partition = log.partitions.get(usize::from(shard.partition.0))?;
-            Some(Bounds {
-                start: Offset(partition.start),
-                end: partition.end(),
-                incarnation: log.incarnation.clone(),
-            })
+            Some(log.bounds(partition))
         };
         let known = |shard| bounds(shard).ok_or_else(|| unknown("read bounds", *shard));
         shards.iter().map(known).collect()

@@ -114,12 +114,19 @@ pub struct Bounds {
 /// - Offsets of a partition MUST grow in the order in which records are read. They MAY have gaps.
 /// - A record refused (any kind but [`Unknown`](crate::port::FailureKind::Unknown)) MUST NOT appear later.
 /// - An appended record MUST be fetched without delay by a fetch that waits for it.
+/// - After [`close`](Self::close) was answered, no append of any process MUST succeed any more: whatever was
+///   ever answered `Ok` is below the ends that it told.
 /// - A fetch from a place that was deleted MUST NOT read on elsewhere; it is answered as lost.
 #[async_trait]
 pub trait TaskLog: Debug + Send + Sync {
     /// Makes the log of each pipeline with its partitions, or finds it made, and knows it from now on:
-    /// one answer per pipeline, in their order.
+    /// one answer per pipeline, in their order. Makes none for one that is being deleted.
     async fn ensure(&self, pipelines: &[Arc<Pipeline>]) -> Vec<Result<(), PortError>>;
+
+    /// Closes the log of a pipeline for good, durably and for every process: appends are refused as
+    /// [`Closed`](crate::port::FailureKind::Closed), everything else goes on. Tells what each partition holds, or `None` if
+    /// there is no log any more. Closing again is no fault.
+    async fn close(&self, pipeline: &Pipeline) -> Result<Option<Vec<Bounds>>, PortError>;
 
     /// Removes the log of a pipeline and all its records.
     async fn remove(&self, pipeline: &Pipeline) -> Result<(), PortError>;

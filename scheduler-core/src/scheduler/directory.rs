@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::Shared;
 use crate::{
-    ApplicationPath, Pipeline, PipelineNumber, PipelinePath,
+    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath,
     driver::Handle,
     member::Event,
     port::{
@@ -35,6 +35,21 @@ pub(super) struct Directory {
 impl Directory {
     pub(super) fn version(&self) -> CatalogVersion {
         self.version
+    }
+
+    pub(super) fn has(&self, number: PipelineNumber) -> bool {
+        self.by_number.contains_key(&number)
+    }
+
+    pub(super) fn has_deleting(&self) -> bool {
+        let mut all = self.pipelines.values();
+        all.any(|pipeline| pipeline.mode == Mode::Deleting)
+    }
+
+    pub(super) fn deleting(&self) -> Vec<Arc<Pipeline>> {
+        let all = self.pipelines.values();
+        let deleting = all.filter(|pipeline| pipeline.mode == Mode::Deleting);
+        deleting.cloned().collect()
     }
 }
 
@@ -78,8 +93,6 @@ impl Shared {
             }
             is_newer
         });
-        // Only now: whoever still finds a deleted pipeline must find its gate, too.
-        lock(&self.gates).retain(|number, _| numbers.contains(number));
         tracing::debug!(is_newer, version = directory.version.0, "catalogue read");
         Ok(())
     }
@@ -116,13 +129,13 @@ impl Shared {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change is one call of a map, so what a panic left behind is whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for what there may be; `None` at once without it.
-async fn wait_for<T>(future: Option<impl Future<Output = T>>) -> Option<T> {
+pub(super) async fn wait_for<T>(future: Option<impl Future<Output = T>>) -> Option<T> {
     match future {
         Some(future) => Some(future.await),
         None => None,

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Scheduler, unreachable_port};
+use super::{Scheduler, Shared, unreachable_port};
 use crate::{
-    ApplicationPath, Error, Pipeline, PipelinePath, PipelineSpec, Revision, TenantName,
+    ApplicationPath, Error, Mode, Pipeline, PipelinePath, PipelineSpec, Revision, TenantName,
     action::Counts,
     member::{InMemory, shards_of},
     port::catalog::{Application, CatalogVersion, Change, Changed},
@@ -19,6 +19,7 @@ impl Scheduler {
         let at = self.shared.ports.clock.now();
         let path = path.clone();
         match self
+            .shared
             .change(Change::CreateApplication {
                 path: path.clone(),
                 at,
@@ -60,6 +61,7 @@ impl Scheduler {
     /// `NotFound`, or `WrongState` while it has pipelines.
     pub async fn delete_application(&self, path: &ApplicationPath) -> Result<(), Error> {
         match self
+            .shared
             .change(Change::DeleteApplication { path: path.clone() })
             .await?
         {
@@ -107,7 +109,7 @@ impl Scheduler {
             spec,
             at,
         };
-        match self.change(change).await? {
+        match self.shared.change(change).await? {
             Changed::Done(_) => {
                 let pipeline = self.find_pipeline(&path)?;
                 if self.shared.is_unlogged(pipeline.number) {
@@ -119,10 +121,19 @@ impl Scheduler {
                 }
                 Ok(pipeline)
             }
-            _ => Err(Error::Exists {
-                what: "pipeline".into(),
-                name: path.pipeline.to_string(),
-            }),
+            _ => {
+                let found = self.find_pipeline(&path);
+                let what = match found {
+                    Ok(found) if found.mode == Mode::Deleting => {
+                        "a pipeline that is being deleted and is named"
+                    }
+                    Ok(_) | Err(_) => "pipeline",
+                };
+                Err(Error::Exists {
+                    what: what.into(),
+                    name: path.pipeline.to_string(),
+                })
+            }
         }
     }
 
@@ -168,7 +179,7 @@ impl Scheduler {
             expected,
             spec,
         };
-        match self.change(change).await? {
+        match self.shared.change(change).await? {
             Changed::Done(_) => self.find_pipeline(path),
             Changed::Stale(found) => Err(Error::StaleRevision {
                 expected: expected.0,
@@ -177,46 +188,9 @@ impl Scheduler {
             _ => Err(Error::not_found("pipeline", &path.pipeline)),
         }
     }
+}
 
-    /// Deletes a pipeline whose tasks have all ended, with their results.
-    ///
-    /// # Errors
-    /// `NotFound`, or `WrongState` while a task of it has not ended.
-    pub async fn delete_pipeline(&self, path: &PipelinePath) -> Result<(), Error> {
-        let pipeline = self.find_pipeline(path)?;
-        let gate = self.shared.gate(pipeline.number);
-        // Submits wait for the outcome; if this call is dropped, they go on.
-        let mut is_deleted = gate.write().await;
-        self.delete_if_idle(&pipeline).await?;
-        *is_deleted = true;
-        Ok(())
-    }
-
-    async fn delete_if_idle(&self, pipeline: &Pipeline) -> Result<(), Error> {
-        let counts = self.count(pipeline, None).await?;
-        if !counts.absent.is_empty() {
-            return Err(Error::moved());
-        }
-        let backlog = self.backlog_of(pipeline, &counts).await?;
-        if backlog > 0 || counts.n_window > 0 || counts.has_parked {
-            let what =
-                "the pipeline has tasks that have not ended; cancel them or let them end first";
-            return Err(Error::WrongState(what.to_owned()));
-        }
-        let change = Change::DeletePipeline {
-            path: pipeline.path.clone(),
-            number: pipeline.number,
-        };
-        if !matches!(self.change(change).await?, Changed::Done(_)) {
-            return Err(Error::not_found("pipeline", &pipeline.path.pipeline));
-        }
-        let ports = &self.shared.ports;
-        let removed = ports.log.remove(pipeline).await;
-        removed.map_err(|err| unreachable_port("the log", &err))?;
-        let forgotten = ports.store.forget(pipeline.number).await;
-        forgotten.map_err(|err| unreachable_port("the store", &err))
-    }
-
+impl Shared {
     /// How many tasks of a pipeline are where, and which are in memory.
     pub(super) async fn count(
         &self,
@@ -224,7 +198,7 @@ impl Scheduler {
         listed: Option<InMemory>,
     ) -> Result<Counts, Error> {
         let shards = shards_of(pipeline).collect();
-        self.shared.route.count(shards, listed).await
+        self.route.count(shards, listed).await
     }
 
     /// Accepted tasks that their shards had not read when they were counted.
@@ -235,10 +209,7 @@ impl Scheduler {
     ) -> Result<u64, Error> {
         let shards: Vec<_> = shards_of(pipeline).collect();
         let mut n_unread = 0;
-        for (id, bounds) in shards
-            .iter()
-            .zip(self.shared.ports.log.bounds(&shards).await)
-        {
+        for (id, bounds) in shards.iter().zip(self.ports.log.bounds(&shards).await) {
             let bounds = bounds.map_err(|err| unreachable_port("the log", &err))?;
             let next = counts.next_offsets.iter().find(|(of, _)| of == id);
             n_unread += next.map_or(0, |(_, next)| bounds.end.0.saturating_sub(next.0));
@@ -246,17 +217,13 @@ impl Scheduler {
         Ok(n_unread)
     }
 
-    async fn change(&self, change: Change) -> Result<Changed, Error> {
+    /// Does a change, and knows it afterwards.
+    pub(super) async fn change(&self, change: Change) -> Result<Changed, Error> {
         let unreachable = |err| unreachable_port("the catalogue", &err);
-        let changed = self
-            .shared
-            .ports
-            .catalog
-            .change(change)
-            .await
-            .map_err(unreachable)?;
+        let changed = self.ports.catalog.change(change).await;
+        let changed = changed.map_err(unreachable)?;
         if matches!(changed, Changed::Done(_)) {
-            self.shared.refresh().await.map_err(unreachable)?;
+            self.refresh().await.map_err(unreachable)?;
         }
         Ok(changed)
     }

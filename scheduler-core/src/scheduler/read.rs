@@ -118,7 +118,7 @@ impl Scheduler {
             n_max: size.n_max,
             bytes_max: size.bytes_max,
         };
-        let mut counts = self.count(&pipeline, Some(in_memory)).await?;
+        let mut counts = self.shared.count(&pipeline, Some(in_memory)).await?;
         let mut pages = pages_of(std::mem::take(&mut counts.tasks), size);
         let stored = self.list_stored(&query, &below, size).await?;
         let newer: BTreeSet<_> = stored
@@ -145,7 +145,7 @@ impl Scheduler {
         Ok(TaskPage {
             tasks: tasks.collect(),
             next_page_token,
-            backlog: self.backlog_of(&pipeline, &counts).await?,
+            backlog: self.shared.backlog_of(&pipeline, &counts).await?,
         })
     }
 

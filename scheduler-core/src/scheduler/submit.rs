@@ -60,12 +60,6 @@ impl Scheduler {
         if submits.len() > BATCH_MAX {
             return Err(Invalid::new("tasks", "must be at most 10000 in one batch").into());
         }
-        let gate = self.shared.gate(pipeline.number);
-        let is_deleted = gate.read().await;
-        // It may have been deleted while this waited; then its gate may be a new one.
-        if *is_deleted || self.find_pipeline(path)?.number != pipeline.number {
-            return Err(Error::not_found("pipeline", &path.pipeline));
-        }
         let mut answers: Vec<Option<Result<Submitted, Error>>> = Vec::with_capacity(submits.len());
         let mut plain = Vec::new();
         // All at once; a dropped call gives them up.

@@ -232,7 +232,7 @@ fn hear(polled: Polled<'_>, payload_bytes_max: usize, reads: &mut HashMap<(Arc<s
     };
     let found = u64::try_from(place.offset).map(Offset);
     let answer = match polled {
-        Polled::Record(_, raw) if found == Ok(wanted) => {
+        Polled::Record(_, raw) if found == Ok(wanted) && !codec::is_mark(raw) => {
             Ok(Some(codec::record(wanted, raw, payload_bytes_max)))
         }
         Polled::Record(..) | Polled::End(_) => Ok(None),

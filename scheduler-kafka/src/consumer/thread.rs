@@ -274,6 +274,8 @@ impl Reader {
 
 fn hear(polled: Polled<'_>, payload_bytes_max: usize) -> Option<Told> {
     match polled {
+        // What is passed over is told by the end that follows, or by the next record.
+        Polled::Record(_, raw) if codec::is_mark(raw) => None,
         Polled::Record(place, raw) => {
             let offset = Offset(u64::try_from(place.offset).ok()?);
             let record = codec::record(offset, raw, payload_bytes_max);

@@ -1,7 +1,7 @@
 //! Questions to the cluster about many topics or partitions at once.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fmt,
     ptr::{self, NonNull},
     slice,
@@ -201,6 +201,78 @@ fn read_offsets(event: &Event) -> Offsets {
             Some(((Box::from(text(found.topic)), found.partition), offset))
         };
         list(found, n).iter().filter_map(read).collect()
+    }
+}
+
+/// Changes one setting of a topic and leaves the others, and tells what the controller says to it: rdkafka's own
+/// call does not.
+pub(crate) fn set_topic(
+    admin: &Arc<Admin>,
+    name: &str,
+    (setting, value): (&CStr, &CStr),
+    timeout: Duration,
+) -> Option<Call<Result<(), Failure>>> {
+    let name = CString::new(name).ok()?;
+    let queue = Queue::new(admin)?;
+    let options = Options::new(
+        admin,
+        sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_INCREMENTALALTERCONFIGS,
+        timeout,
+    )?;
+    // SAFETY: the texts and the client live until the call has returned, and librdkafka copies what it
+    // keeps; the resource and the error are ours to destroy.
+    unsafe {
+        let kind = sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
+        let mut resource =
+            NonNull::new(sys::rd_kafka_ConfigResource_new(kind, name.as_ptr()))?.as_ptr();
+        let set = sys::rd_kafka_AlterConfigOpType_t::RD_KAFKA_ALTER_CONFIG_OP_TYPE_SET;
+        let error = sys::rd_kafka_ConfigResource_add_incremental_config(
+            resource,
+            setting.as_ptr(),
+            set,
+            value.as_ptr(),
+        );
+        if error.is_null() {
+            sys::rd_kafka_IncrementalAlterConfigs(
+                admin.handle(),
+                &raw mut resource,
+                1,
+                options.0.as_ptr(),
+                queue.ptr.as_ptr(),
+            );
+        } else {
+            sys::rd_kafka_error_destroy(error);
+        }
+        sys::rd_kafka_ConfigResource_destroy(resource);
+        error.is_null().then_some(())?;
+    }
+    let read = read_set;
+    Some(Call { queue, read })
+}
+
+fn read_set(event: &Event) -> Result<(), Failure> {
+    let mut n = 0;
+    let failed = |code: RDKafkaErrorCode, text: &str| {
+        let text = text.to_owned();
+        Err(Failure { code, text })
+    };
+    // SAFETY: the event is alive, and what it holds lives as long as it.
+    unsafe {
+        let result = sys::rd_kafka_event_IncrementalAlterConfigs_result(event.0.as_ptr());
+        if result.is_null() {
+            return failed(RDKafkaErrorCode::Unknown, "another answer came");
+        }
+        let found = sys::rd_kafka_IncrementalAlterConfigs_result_resources(result, &raw mut n);
+        let Some(resource) = list(found, n).first() else {
+            return failed(RDKafkaErrorCode::Unknown, "an answer about nothing came");
+        };
+        match sys::rd_kafka_ConfigResource_error(*resource) {
+            sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+            code => {
+                let why = text(sys::rd_kafka_ConfigResource_error_string(*resource));
+                failed(code.into(), why)
+            }
+        }
     }
 }
 

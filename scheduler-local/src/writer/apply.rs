@@ -10,7 +10,7 @@ use scheduler_core::{
 use sqlx::SqliteConnection;
 
 use super::{
-    op::{ClaimedShard, Failed, Op, Outcome, PartRows, RecordRow, Refused},
+    op::{ClaimedShard, Failed, Op, Outcome, PartRows, RecordRow, Refused, Standing},
     stage::Stage,
     state::{LogState, PartitionState, ShardState, State},
 };
@@ -54,6 +54,7 @@ impl<'a> Transaction<'a, '_> {
                 pipeline,
                 n_partitions,
             } => self.ensure(*pipeline, *n_partitions).await?,
+            Op::CloseLog(pipeline) => self.close_log(*pipeline).await?,
             Op::Remove(pipeline) => self.remove(*pipeline).await?,
             Op::Trim(below) => self.trim(below).await?,
             Op::Forget(pipeline) => self.forget(*pipeline).await?,
@@ -72,6 +73,9 @@ impl<'a> Transaction<'a, '_> {
         let append = |row: &RecordRow| {
             if self.room == Room::Short {
                 return Err(Refused::Full);
+            }
+            if self.state.is_closed(row.shard) {
+                return Err(Refused::Closed);
             }
             let partition = self.state.partition_mut(row.shard);
             let partition = partition.ok_or(Refused::NoLog(row.shard))?;
@@ -181,12 +185,30 @@ impl<'a> Transaction<'a, '_> {
             .await?;
         let log = LogState {
             incarnation,
+            closed: false,
             removed: false,
             partitions: vec![PartitionState { start: 0, end: 0 }; usize::from(n_partitions)],
         };
         self.state.logs.insert(pipeline, log.clone());
         self.stage.events.push(LogEvent::Made(pipeline, log));
         Ok(Outcome::Step { more: false })
+    }
+
+    /// What was appended before is in this transaction or in an earlier one.
+    async fn close_log(&mut self, pipeline: PipelineNumber) -> Result<Outcome, sqlx::Error> {
+        let standing = match self.state.logs.get_mut(&pipeline) {
+            None => Standing::Gone,
+            Some(log) if log.removed => Standing::Removed,
+            Some(log) => {
+                log.closed = true;
+                sqlx::query("UPDATE log SET closed = 1 WHERE pipeline = ?")
+                    .bind(pipeline.0)
+                    .execute(&mut *self.db)
+                    .await?;
+                Standing::Closed
+            }
+        };
+        Ok(Outcome::LogClosed(standing))
     }
 
     async fn remove(&mut self, pipeline: PipelineNumber) -> Result<Outcome, sqlx::Error> {

@@ -34,6 +34,8 @@ pub(crate) enum Op {
         pipeline: PipelineNumber,
         n_partitions: u16,
     },
+    /// A log takes nothing more.
+    CloseLog(PipelineNumber),
     /// One step of removing a log.
     Remove(PipelineNumber),
     Trim(Vec<(ShardId, Offset)>),
@@ -53,6 +55,8 @@ pub(crate) enum Outcome {
     Flushed(Vec<Flushed>),
     Claimed(Vec<ClaimedShard>),
     Changed(Changed),
+    /// How the log that was closed stands.
+    LogClosed(Standing),
     /// Done, or to be asked again: the rest was left for another transaction.
     Step {
         more: bool,
@@ -60,10 +64,22 @@ pub(crate) enum Outcome {
     Done,
 }
 
+/// How a log stands that takes nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// There is none.
+    Gone,
+    /// Its removal was cut short.
+    Removed,
+    /// It is read on.
+    Closed,
+}
+
 /// Why a record is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     NoLog(ShardId),
+    Closed,
     Full,
 }
 

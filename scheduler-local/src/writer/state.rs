@@ -25,6 +25,8 @@ pub(crate) struct State {
 #[derive(Debug, Clone)]
 pub(crate) struct LogState {
     pub(crate) incarnation: Arc<str>,
+    /// It takes nothing more.
+    pub(crate) closed: bool,
     /// Its removal has begun: it takes nothing and gives nothing.
     pub(crate) removed: bool,
     pub(crate) partitions: Vec<PartitionState>,
@@ -62,6 +64,11 @@ impl State {
         })
     }
 
+    pub(crate) fn is_closed(&self, shard: ShardId) -> bool {
+        let log = self.logs.get(&shard.pipeline);
+        log.is_some_and(|log| log.closed && !log.removed)
+    }
+
     /// A partition of a log that takes records.
     pub(crate) fn partition_mut(&mut self, shard: ShardId) -> Option<&mut PartitionState> {
         let log = self.logs.get_mut(&shard.pipeline)?;
@@ -74,7 +81,7 @@ async fn load_logs(
     db: &mut SqliteConnection,
 ) -> Result<HashMap<PipelineNumber, LogState>, sqlx::Error> {
     let mut logs = HashMap::new();
-    let rows = sqlx::query("SELECT pipeline, n_partitions, incarnation, removed FROM log")
+    let rows = sqlx::query("SELECT pipeline, n_partitions, incarnation, removed, closed FROM log")
         .fetch_all(&mut *db)
         .await?;
     for row in rows {
@@ -91,6 +98,7 @@ async fn load_logs(
         }
         let log = LogState {
             incarnation: incarnation.into(),
+            closed: row.try_get(4)?,
             removed: row.try_get(3)?,
             partitions,
         };

@@ -92,6 +92,11 @@ impl TaskLog for MeteredLog {
         measured.end_with_all(self.0.ensure(pipelines).await)
     }
 
+    async fn close(&self, pipeline: &Pipeline) -> Result<Option<Vec<Bounds>>, PortError> {
+        let measured = Measured::start("log", "close");
+        measured.end_with(self.0.close(pipeline).await)
+    }
+
     async fn remove(&self, pipeline: &Pipeline) -> Result<(), PortError> {
         let measured = Measured::start("log", "remove");
         measured.end_with(self.0.remove(pipeline).await)
