@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use prost_types::Timestamp as WireTime;
 use scheduler_core::{
-    ApplicationPath, Error, Heartbeat, Leased, ListTasks, Pipeline, PipelinePath, PipelineSpec,
-    Poll, Report, Revision, Submit, Submitted, TaskId, TaskPage, TaskView, TenantName,
-    port::catalog::Application,
+    ApplicationPath, Deleted, Error, Heartbeat, Leased, ListTasks, Pipeline, PipelinePath,
+    PipelineSpec, Poll, Report, Revision, Submit, Submitted, TaskId, TaskPage, TaskView,
+    TenantName, port::catalog::Application,
 };
 use tonic::{
     Request,
@@ -205,16 +205,17 @@ impl Client {
         convert::pipeline(&self.tenant, answer)
     }
 
-    /// Deletes a pipeline with all its tasks.
+    /// Deletes a pipeline whose tasks have all ended, with their results.
     ///
     /// # Errors
     /// As the server says.
-    pub async fn delete_pipeline(&self, path: &PipelinePath) -> Result<(), Error> {
+    pub async fn delete_pipeline(&self, path: &PipelinePath) -> Result<Deleted, Error> {
         let request = pb::DeletePipelineRequest {
             application: path.application.to_string(),
             pipeline: path.pipeline.to_string(),
         };
-        call!(self.PipelineServiceClient.delete(request, CALL_TIMEOUT))
+        let answer = call!(self.PipelineServiceClient.delete(request, CALL_TIMEOUT))?;
+        Ok(convert::deleted(&answer))
     }
 
     /// Submits a task.

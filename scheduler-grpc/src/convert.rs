@@ -19,6 +19,7 @@ pub use self::{
     worker::{heartbeat_results, leased},
 };
 
+pub(crate) use self::pipeline::deleted;
 #[cfg(feature = "server")]
 pub(crate) use self::task::WAIT;
 

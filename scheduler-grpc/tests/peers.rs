@@ -4,8 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
-    Config, Error, FrontPorts, ListTasks, Outcome, PipelinePath, PipelineSpec, Poll, Report,
-    Scheduler, StateName, Submit, TaskOptions, memory,
+    Config, Deleted, Error, FrontPorts, ListTasks, Outcome, PipelinePath, PipelineSpec, Poll,
+    Report, Scheduler, StateName, Submit, TaskOptions, memory,
 };
 use scheduler_grpc::{
     client::MemberClients,
@@ -108,7 +108,8 @@ async fn keys_looks_lists_waits_and_cancels_go_to_the_member() {
     let ended = waiting.await.unwrap();
     assert_eq!(ended.state, StateName::Completed);
     // Deleting counts first, at the member.
-    front.delete_pipeline(&path).await.unwrap();
+    let deleted = front.delete_pipeline(&path).await;
+    assert_eq!(deleted, Ok(Deleted::Done));
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Applications and pipelines.
 
 use scheduler_core::{
-    ApplicationPath, Error, Invalid, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec,
-    Revision, Step, TaskOptions, TenantName, pipeline::command::CommandTemplate,
+    ApplicationPath, Deleted, Error, Invalid, Mode, Pipeline, PipelineNumber, PipelinePath,
+    PipelineSpec, Revision, Step, TaskOptions, TenantName, pipeline::command::CommandTemplate,
     port::catalog::Application,
 };
 
@@ -131,6 +131,29 @@ pub fn pipeline(tenant: &TenantName, pipeline: pb::Pipeline) -> Result<Pipeline,
         mode,
         created_at: timestamp_of("created_at", created_at)?,
     })
+}
+
+impl From<Deleted> for pb::DeletePipelineResponse {
+    fn from(deleted: Deleted) -> Self {
+        let state = match deleted {
+            Deleted::Done => pb::PipelineState::Unspecified,
+            Deleted::Pending => pb::PipelineState::Deleting,
+        };
+        Self {
+            state: state.into(),
+        }
+    }
+}
+
+/// Reads how a deletion stands.
+pub(crate) fn deleted(answer: &pb::DeletePipelineResponse) -> Deleted {
+    match answer.state() {
+        pb::PipelineState::Deleting => Deleted::Pending,
+        pb::PipelineState::Unspecified
+        | pb::PipelineState::Active
+        | pb::PipelineState::Paused
+        | pb::PipelineState::Draining => Deleted::Done,
+    }
 }
 
 impl From<Application> for pb::Application {

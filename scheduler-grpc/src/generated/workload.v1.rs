@@ -3126,6 +3126,13 @@ pub struct DeletePipelineRequest {
     #[prost(string, tag = "2")]
     pub pipeline: ::prost::alloc::string::String,
 }
+/// How the deletion stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeletePipelineResponse {
+    /// Deleting if it goes on by itself; unspecified if nothing of the pipeline is left.
+    #[prost(enumeration = "PipelineState", tag = "1")]
+    pub state: i32,
+}
 /// Whether a pipeline takes tasks and starts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -3351,11 +3358,15 @@ pub mod pipeline_service_client {
                 .insert(GrpcMethod::new("workload.v1.PipelineService", "Update"));
             self.inner.unary(req, path, codec).await
         }
-        /// Deletes a pipeline with all its tasks.
+        /// Deletes a pipeline whose tasks have all ended, with their results. Answers once nothing of it is left, or
+        /// after some seconds that the deletion goes on by itself.
         pub async fn delete(
             &mut self,
             request: impl tonic::IntoRequest<super::DeletePipelineRequest>,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::DeletePipelineResponse>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
@@ -3412,11 +3423,15 @@ pub mod pipeline_service_server {
             &self,
             request: tonic::Request<super::UpdatePipelineRequest>,
         ) -> std::result::Result<tonic::Response<super::Pipeline>, tonic::Status>;
-        /// Deletes a pipeline with all its tasks.
+        /// Deletes a pipeline whose tasks have all ended, with their results. Answers once nothing of it is left, or
+        /// after some seconds that the deletion goes on by itself.
         async fn delete(
             &self,
             request: tonic::Request<super::DeletePipelineRequest>,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::DeletePipelineResponse>,
+            tonic::Status,
+        >;
     }
     /// Pipelines of the caller's tenant.
     #[derive(Debug)]
@@ -3682,7 +3697,7 @@ pub mod pipeline_service_server {
                         T: PipelineService,
                     > tonic::server::UnaryService<super::DeletePipelineRequest>
                     for DeleteSvc<T> {
-                        type Response = ();
+                        type Response = super::DeletePipelineResponse;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,

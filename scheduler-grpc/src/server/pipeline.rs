@@ -83,12 +83,12 @@ impl PipelineService for PipelineServer {
     async fn delete(
         &self,
         request: Request<pb::DeletePipelineRequest>,
-    ) -> Result<Response<()>, Status> {
+    ) -> Result<Response<pb::DeletePipelineResponse>, Status> {
         let (headers, _, request) = request.into_parts();
         let (application, pipeline) = (&request.application, &request.pipeline);
         let path = self.0.access.pipeline(&headers, application, pipeline)?;
         let deleted = self.0.scheduler.delete_pipeline(&path).await;
-        deleted.map_err(|err| to_status(&err))?;
-        Ok(Response::new(()))
+        let deleted = deleted.map_err(|err| to_status(&err))?;
+        Ok(Response::new(deleted.into()))
     }
 }

@@ -7,10 +7,12 @@ use axum::{
     body::Body,
     extract::State,
     http::{HeaderMap, HeaderName, StatusCode, header},
-    response::IntoResponse,
+    response::{IntoResponse, Response},
     routing::get,
 };
-use scheduler_core::{Error, Invalid, Pipeline, PipelinePath, PipelineSpec, Revision, Step};
+use scheduler_core::{
+    Deleted, Error, Invalid, Pipeline, PipelinePath, PipelineSpec, Revision, Step,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -189,10 +191,17 @@ async fn remove(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
     _: NoQuery,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<Response, Problem> {
     let path = pipeline_path(&api, &app, &pipeline)?;
-    api.scheduler().delete_pipeline(&path).await?;
-    Ok(StatusCode::NO_CONTENT)
+    match api.scheduler().delete_pipeline(&path).await? {
+        Deleted::Done => Ok(StatusCode::NO_CONTENT.into_response()),
+        Deleted::Pending => match api.scheduler().pipeline(&path).await {
+            Ok(found) => Ok((StatusCode::ACCEPTED, shown(&api, &found)).into_response()),
+            // It has ended just now.
+            Err(Error::NotFound { .. }) => Ok(StatusCode::NO_CONTENT.into_response()),
+            Err(err) => Err(err.into()),
+        },
+    }
 }
 
 /// A pipeline with its revision as its entity tag.

@@ -250,7 +250,10 @@ impl PipelineService for FakeScheduler {
         unasked()
     }
 
-    async fn delete(&self, _: Request<pb::DeletePipelineRequest>) -> Result<Response<()>, Status> {
+    async fn delete(
+        &self,
+        _: Request<pb::DeletePipelineRequest>,
+    ) -> Result<Response<pb::DeletePipelineResponse>, Status> {
         unasked()
     }
 }

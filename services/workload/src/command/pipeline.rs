@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Subcommand;
-use hyper::Method;
+use hyper::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::{read_json, read_options, segment};
@@ -89,9 +89,14 @@ impl Command {
             }
             Self::Delete { app, pipeline } => {
                 let path = path_of(&app, &pipeline);
-                api.call(Method::DELETE, &path, &[], Bytes::new(), Duration::ZERO)
-                    .await
-                    .map(|_| ())
+                let answer = api
+                    .call(Method::DELETE, &path, &[], Bytes::new(), Duration::ZERO)
+                    .await?;
+                // It goes on by itself; what it is says so.
+                if answer.status == StatusCode::ACCEPTED {
+                    return format.one(&answer.body);
+                }
+                Ok(())
             }
         }
     }
