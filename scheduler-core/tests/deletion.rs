@@ -24,7 +24,7 @@ use scheduler_core::{
         },
     },
 };
-use tokio::task::JoinSet;
+use tokio::task::LocalSet;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -258,13 +258,14 @@ async fn is_gone(ports: &Ports) -> bool {
 
 #[tokio::test]
 async fn a_deletion_cut_short_at_any_step_is_finished_by_the_next_process() {
-    let mut deaths = JoinSet::new();
+    let deaths = LocalSet::new();
     // Mode, close, remove, forget, row.
     for steps in 0..5 {
-        deaths.spawn(is_finished_after(steps, false));
-        deaths.spawn(is_finished_after(steps, true));
+        for is_done in [false, true] {
+            deaths.spawn_local(is_finished_after(steps, is_done));
+        }
     }
-    deaths.join_all().await;
+    deaths.await;
 }
 
 async fn is_finished_after(steps: i64, is_done: bool) {
