@@ -1,6 +1,7 @@
 //! The services on real Kafka and TiDB. One of these tests at a time, since each loads the machine.
 
 mod cluster;
+mod deletion;
 mod keys;
 mod load;
 mod outages;

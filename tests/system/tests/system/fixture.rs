@@ -147,6 +147,10 @@ impl Http {
         Answer::of(self.agent.post(format!("{}{path}", self.http)).send(body))
     }
 
+    pub(crate) fn delete(&self, path: &str) -> Answer {
+        Answer::of(self.agent.delete(format!("{}{path}", self.http)).call())
+    }
+
     pub(crate) fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut request = self.agent.post(format!("{}{path}", self.http));
         for (name, value) in headers {
