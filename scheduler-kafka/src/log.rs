@@ -332,6 +332,12 @@ impl TaskLog for KafkaLog {
                 failed = Some(format!("there is no log of shard {shard}"));
                 continue;
             };
+            let found = located.topics.get(&known.name);
+            if found.is_some_and(|found| found.id != known.id) {
+                // Those records are another log's, perhaps another pipeline's.
+                failed = Some(format!("the log of shard {shard} was made again"));
+                continue;
+            }
             let place = (Box::from(&*known.name), i32::from(shard.partition.0));
             match offset_of(OPERATION, ends.get(&place)) {
                 // Kafka refuses what lies beyond the end.

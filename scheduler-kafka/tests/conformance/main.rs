@@ -3,6 +3,7 @@
 
 mod backlog;
 mod behind;
+mod closing;
 mod outage;
 mod placement;
 mod plain;
