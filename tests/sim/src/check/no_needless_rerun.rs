@@ -1,0 +1,166 @@
+//! no-needless-rerun: a task runs again only after a failed attempt, an interrupt, a lease that nobody
+//! renewed, or a crash whose lease nobody claimed again.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use scheduler_core::{
+    Epoch, Held, LeaseToken, Outcome, ShardId, TaskId, TaskOptions, Timestamp,
+    port::{log::RecordBody, store::Claimed},
+};
+
+use super::{Check, Found, Truth, broken};
+use crate::{
+    fact::{Fact, Grant, token_name},
+    log::Born,
+};
+
+/// What is known of the newest lease of a task.
+#[derive(Debug, Clone, Copy)]
+struct Lease {
+    token: LeaseToken,
+    granted_at: Timestamp,
+    /// When an owner last had a reason to believe in it.
+    sign_at: Timestamp,
+    beat_at: Timestamp,
+    sign_epoch: Epoch,
+    /// Its worker gave it back, or said that the attempt failed.
+    is_settled: bool,
+    /// Its shard was taken over without a word of it.
+    is_forgotten: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct NoNeedlessRerun {
+    leases: BTreeMap<TaskId, Lease>,
+    owners: BTreeMap<(usize, ShardId), Epoch>,
+}
+
+impl Check for NoNeedlessRerun {
+    fn promise(&self) -> &'static str {
+        "no-needless-rerun"
+    }
+
+    fn see(&mut self, fact: &Fact, truth: Truth<'_>) -> Found {
+        match fact {
+            Fact::Granted(grant) => return self.granted(grant, truth),
+            Fact::Started(member, claimed) => self.started(*member, claimed, truth.now),
+            Fact::Heard(_, held, outcome) => {
+                if !matches!(outcome, Outcome::Completed { .. }) {
+                    self.settle(*held);
+                }
+            }
+            Fact::Ungranted(held) => self.settle(*held),
+            Fact::Renewed(member, held, true) => self.sign(*member, *held, true, truth),
+            Fact::Declared(member, held) => self.sign(*member, *held, false, truth),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl NoNeedlessRerun {
+    fn settle(&mut self, held: Held) {
+        if let Some(lease) = self.leases.get_mut(&held.id)
+            && lease.token == held.token
+        {
+            lease.is_settled = true;
+        }
+    }
+
+    /// The owner of the shard knows that a worker has the lease.
+    fn sign(&mut self, member: usize, held: Held, is_beat: bool, truth: Truth<'_>) {
+        let epoch = self.owners.get(&(member, held.id.shard));
+        let owns = epoch == Some(&truth.store.epoch(held.id.shard));
+        if let Some(lease) = self.leases.get_mut(&held.id)
+            && lease.token == held.token
+            && owns
+        {
+            lease.sign_at = truth.now;
+            lease.sign_epoch = truth.store.epoch(held.id.shard);
+            lease.is_forgotten = false;
+            if is_beat {
+                lease.beat_at = truth.now;
+            }
+        }
+    }
+
+    /// Stored leases last a full lease from now; of others the new owner knows nothing, unless the old one
+    /// said that there are none.
+    fn started(&mut self, member: usize, claimed: &Claimed, now: Timestamp) {
+        let shard = claimed.shard;
+        self.owners.insert((member, shard), claimed.epoch);
+        let first = TaskId {
+            shard,
+            offset: scheduler_core::Offset::ZERO,
+        };
+        let last = TaskId {
+            shard,
+            offset: scheduler_core::Offset(u64::MAX),
+        };
+        for (id, lease) in self.leases.range_mut(first..=last) {
+            let is_it = |row: &&scheduler_core::port::store::StoredTask| {
+                row.offset == id.offset && row.token == lease.token
+            };
+            if claimed.running.iter().any(|row| is_it(&row)) {
+                lease.sign_at = now;
+                lease.beat_at = now;
+                lease.sign_epoch = claimed.epoch;
+                lease.is_forgotten = false;
+            } else if !claimed.released && lease.sign_epoch < claimed.epoch {
+                lease.is_forgotten = true;
+            }
+        }
+    }
+
+    fn granted(&mut self, grant: &Grant, truth: Truth<'_>) -> Found {
+        let (id, now) = (grant.held.id, truth.now);
+        let lease = Lease {
+            token: grant.held.token,
+            granted_at: now,
+            sign_at: now,
+            beat_at: now,
+            sign_epoch: grant.held.token.epoch(),
+            is_settled: false,
+            is_forgotten: false,
+        };
+        let Some(before) = self.leases.insert(id, lease) else {
+            return Ok(());
+        };
+        let options = options_of(id, truth);
+        let waited = |since: Timestamp, wait: Option<Duration>| {
+            wait.is_some_and(|wait| {
+                now.since(since) + Duration::from_millis(50) >= wait.mul_f64(0.98)
+            })
+        };
+        let has_reason = before.is_settled
+            || before.is_forgotten
+            || waited(before.sign_at, Some(truth.config.lease))
+            || waited(
+                before.granted_at,
+                options.and_then(|options| options.timeout),
+            )
+            || waited(
+                before.beat_at,
+                options.and_then(|options| options.heartbeat_timeout),
+            );
+        if has_reason {
+            return Ok(());
+        }
+        let (new, old) = (token_name(grant.held.token), token_name(before.token));
+        let ago = now.since(before.sign_at).as_secs_f64();
+        let lasts = truth.config.lease.as_secs();
+        broken(
+            id,
+            format!(
+                "lease {new} is granted though {old} was good {ago:.3} s ago and lasts {lasts} s"
+            ),
+        )
+    }
+}
+
+fn options_of(id: TaskId, truth: Truth<'_>) -> Option<&TaskOptions> {
+    match truth.log.born(id)? {
+        Born::Record(RecordBody::Task(task)) => task.options.as_deref(),
+        Born::Record(_) | Born::Gap => None,
+    }
+}
