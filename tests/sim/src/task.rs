@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use scheduler_core::{
     Failure, IdempotencyKey, Outcome, Retention, TaskOptions, Timestamp,
-    port::log::NewTask,
+    port::log::{NewTask, RecordBody},
     task::retry::{Jitter, RetryPolicy},
 };
 
@@ -143,4 +143,12 @@ pub(crate) fn name_of(data: &[u8]) -> &str {
     let name = name.and_then(|data| data.strip_suffix(AFTER));
     name.and_then(|name| std::str::from_utf8(name).ok())
         .unwrap_or_default()
+}
+
+/// Whether a record is a task that runs on by intention.
+pub(crate) fn is_stuck(body: &RecordBody) -> bool {
+    match body {
+        RecordBody::Task(task) => Kind::of(name_of(&task.data)) == Kind::Stuck,
+        RecordBody::Malformed { .. } => false,
+    }
 }

@@ -270,32 +270,37 @@ impl World {
     fn send_polls(&mut self, worker: usize) {
         let n_members = self.members.len();
         let this = &self.workers[worker];
-        let lent: usize = this.polls.values().map(|poll| poll.credit).sum();
         // Stuck tasks shall hold up nobody by taking all slots.
         let n_runs = this.runs.values().filter(|run| run.kind != Kind::Stuck);
-        let mut free = this.n_slots.saturating_sub(n_runs.count() + lent);
+        let mut free = this.n_slots.saturating_sub(n_runs.count());
         if this.outbox.len() >= OUTBOX_MAX {
             free = 0;
         }
+        // A little more than there is, since nobody knows which member has something.
+        let credit = free.div_ceil(n_members);
+        // A poll that only listens makes way as soon as there is room.
+        let listens = |_: &usize, poll: &mut OpenPoll| poll.credit == 0 && credit > 0;
+        let outdated: Vec<_> = self.workers[worker].polls.extract_if(.., listens).collect();
+        for (member, poll) in outdated {
+            self.say_gone(worker, member, poll.id);
+        }
+        let this = &self.workers[worker];
         let missing = (0..n_members).filter(|member| !this.polls.contains_key(member));
-        let mut missing: Vec<_> = missing.collect();
-        self.rng.shuffle(&mut missing);
+        let missing: Vec<_> = missing.collect();
         let held = this.held();
         let (pipeline, name) = (this.pipeline, this.name.clone());
-        for (n, member) in missing.iter().enumerate() {
-            let credit = free.div_ceil(missing.len() - n);
+        for member in missing {
             if credit == 0 && held.is_empty() {
                 continue;
             }
-            free -= credit;
             let mut poll = Poll::new(name.clone(), credit);
             poll.wait = Duration::from_millis(self.rng.u64(1_000..8_000));
             poll.held.clone_from(&held);
             let until = self.now + poll.wait + PATIENCE;
             let request = Request::Poll(pipeline, poll);
-            let id = self.request(End::Worker(worker), End::Member(*member), request);
+            let id = self.request(End::Worker(worker), End::Member(member), request);
             let open = OpenPoll { id, credit, until };
-            self.workers[worker].polls.insert(*member, open);
+            self.workers[worker].polls.insert(member, open);
         }
     }
 

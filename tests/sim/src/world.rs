@@ -17,6 +17,7 @@ use crate::{
     port::{Caller, Told, Visit, Waiter},
     queue::Queue,
     store::Store,
+    task,
     watch::Watch,
     worker::Worker,
 };
@@ -300,13 +301,12 @@ impl World {
 
     /// Whether only tasks that are stuck by intention are left.
     fn is_at_rest(&self) -> bool {
-        let stuck = self.held_anywhere();
         let records = self.log.records();
         let mut open = records.filter(|(id, _)| {
             let row = self.store.row(*id);
             !self.store.is_done(*id) || row.is_some_and(|row| !row.state.name().is_terminal())
         });
-        self.clients.are_idle() && open.all(|(id, _)| stuck.contains(&id))
+        self.clients.are_idle() && open.all(|(_, body)| task::is_stuck(body))
     }
 
     fn is_at_end(&self) -> bool {

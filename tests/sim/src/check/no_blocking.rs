@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use scheduler_core::{ShardId, TaskId, port::log::RecordBody};
+use scheduler_core::{ShardId, TaskId};
 
 use super::{Check, Found, Truth, broken};
-use crate::{
-    fact::Fact,
-    task::{Kind, name_of},
-};
+use crate::{fact::Fact, task::is_stuck};
 
 #[derive(Debug)]
 pub(super) struct NoBlocking;
@@ -50,11 +47,4 @@ impl Check for NoBlocking {
 fn has_ended(id: TaskId, truth: Truth<'_>) -> bool {
     let row = truth.store.row(id);
     truth.store.is_done(id) && row.is_none_or(|row| row.state.name().is_terminal())
-}
-
-fn is_stuck(body: &RecordBody) -> bool {
-    match body {
-        RecordBody::Task(task) => Kind::of(name_of(&task.data)) == Kind::Stuck,
-        RecordBody::Malformed { .. } => false,
-    }
 }

@@ -14,6 +14,9 @@ use crate::{
     log::Born,
 };
 
+/// By how much the clocks of two members may differ.
+const SKEW: Duration = Duration::from_millis(3_500);
+
 /// What is known of the newest lease of a task.
 #[derive(Debug, Clone, Copy)]
 struct Lease {
@@ -126,22 +129,23 @@ impl NoNeedlessRerun {
         let Some(before) = self.leases.insert(id, lease) else {
             return Ok(());
         };
-        let options = options_of(id, truth);
-        let waited = |since: Timestamp, wait: Option<Duration>| {
-            wait.is_some_and(|wait| {
-                now.since(since) + Duration::from_millis(50) >= wait.mul_f64(0.98)
-            })
+        // Clocks of two members may differ, and run at slightly other rates.
+        let waited = |since: Timestamp, wait: Option<Duration>, skew: Duration| {
+            wait.is_some_and(|wait| now.since(since) + skew >= wait.mul_f64(0.98))
         };
+        let (options, hardly) = (options_of(id, truth), Duration::from_millis(50));
         let has_reason = before.is_settled
             || before.is_forgotten
-            || waited(before.sign_at, Some(truth.config.lease))
+            || waited(before.sign_at, Some(truth.config.lease), hardly)
             || waited(
                 before.granted_at,
                 options.and_then(|options| options.timeout),
+                SKEW,
             )
             || waited(
                 before.beat_at,
                 options.and_then(|options| options.heartbeat_timeout),
+                hardly,
             );
         if has_reason {
             return Ok(());
