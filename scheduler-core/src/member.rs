@@ -5,6 +5,7 @@
 
 mod claim;
 mod dispatch;
+mod doubt;
 mod flush;
 mod look;
 
@@ -222,6 +223,9 @@ impl Member {
         let proven = self.is_proven(now);
         self.run_timers(now, proven, out);
         self.dispatch(now, proven, out);
+        if !proven {
+            doubt::doubt(out);
+        }
         self.tell_lost_leases(out);
         self.run_flushes(now, out);
         self.run_claims(now, out);

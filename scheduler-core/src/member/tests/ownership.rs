@@ -64,6 +64,31 @@ fn a_member_without_a_proof_grants_shows_and_expires_nothing() {
 }
 
 #[test]
+fn a_member_without_a_proof_judges_no_lease() {
+    let mut rig = rig();
+    rig.submit(TaskOptions::default());
+    let held = rig.lease_one("w");
+    // The owner after this one granted it anew, or adopted it: this one cannot know.
+    let newer = Held {
+        token: crate::LeaseToken::before_first(crate::Epoch(9)),
+        ..held
+    };
+    rig.now = rig.now + Duration::from_secs(5);
+    let poll = rig.poll_holding("w", 0, vec![newer]);
+    assert_eq!(rig.answer(poll), None, "it is not told to be lost");
+    for held in [held, newer] {
+        let call = rig.call(Call::Renew(vec![(held, true, None)]));
+        let moved = Answer::Renewed(Err(crate::Error::moved()));
+        assert_eq!(rig.answer(call), Some(&moved));
+    }
+    let call = rig.report(newer, completed());
+    let moved = Answer::Reported(Err(crate::Error::moved()));
+    assert_eq!(rig.answer(call), Some(&moved));
+    let call = rig.report(held, completed());
+    assert!(is_reported(rig.answer(call)), "a flush proves enough");
+}
+
+#[test]
 fn a_claim_from_before_a_loss_counts_for_nothing() {
     let now = crate::Timestamp::from_millis(1_000_000);
     let mut member = member_with(config(), 1, now);
