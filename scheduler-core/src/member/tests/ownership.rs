@@ -109,6 +109,23 @@ fn a_claim_from_before_a_loss_counts_for_nothing() {
 }
 
 #[test]
+fn a_member_without_a_proof_claims_nothing() {
+    let mut now = crate::Timestamp::from_millis(1_000_000);
+    let mut member = member_with(config(), 1, now);
+    let slots = vec![SHARD.slot()];
+    assert_eq!(claims(&mut member, Event::Assigned(slots), now), [[0]]);
+    now = now + SECOND * 5;
+    let mut durable = rig::Durable::default();
+    let late = Event::Claimed(durable.claim(), durable.bounds());
+    let again = claims(&mut member, late, now);
+    assert!(again.is_empty(), "the slot may be another's by now");
+    assert!(member.shards.is_empty(), "so may the shard");
+    let idle = member.wake_at(now).is_none_or(|at| at > now);
+    assert!(idle, "only a proof helps");
+    assert_eq!(claims(&mut member, Event::Proven(now), now), [[0]]);
+}
+
+#[test]
 fn a_shard_that_cannot_be_read_from_one_place_is_refused_after_some_claims() {
     let mut now = crate::Timestamp::from_millis(1_000_000);
     let mut member = member_with(config(), 1, now);
@@ -121,7 +138,7 @@ fn a_shard_that_cannot_be_read_from_one_place_is_refused_after_some_claims() {
         let lost = Event::LogLost(SHARD, Offset::ZERO, "a broken batch".to_owned());
         claims(&mut member, lost, now);
         now = now + SECOND * 2;
-        let claimed_again = claims(&mut member, Event::Tick, now);
+        let claimed_again = claims(&mut member, Event::Proven(now), now);
         assert_eq!(claimed_again.is_empty(), n_lost == 3);
     }
     let (_, why) = member.refused().next().unwrap();
@@ -305,6 +322,7 @@ fn member_with(config: Config, n_partitions: u16, now: crate::Timestamp) -> Memb
     };
     let mut member = Member::new(std::sync::Arc::new(config));
     let mut out = Vec::new();
+    member.handle(Event::Proven(now), now, &mut out);
     member.handle(Event::Pipelines(vec![pipeline.into()]), now, &mut out);
     member
 }
@@ -337,13 +355,13 @@ fn a_shard_that_cannot_be_claimed_holds_up_no_other() {
             claims(&mut member, Event::ClaimFailed(shard, kind), now);
         }
         now = now + SECOND * 2;
-        asked = claims(&mut member, Event::Tick, now);
+        asked = claims(&mut member, Event::Proven(now), now);
     }
     assert_eq!(asked, [[0], [1], [2]], "each alone");
     let kind = crate::port::FailureKind::Damaged;
     claims(&mut member, Event::ClaimFailed(SHARD, kind), now);
     now = now + SECOND * 100;
-    let again = claims(&mut member, Event::Tick, now);
+    let again = claims(&mut member, Event::Proven(now), now);
     assert!(again.is_empty(), "damage is for people to look at");
     assert_eq!(member.refused().count(), 1);
 }
