@@ -13,7 +13,7 @@ use scheduler_core::{
 };
 
 use crate::{
-    fact::Fact,
+    fact::{By, Fact},
     net::{Body, End, Letter, Request},
     port::{Ask, Caller, Told},
     task,
@@ -309,7 +309,7 @@ impl World {
             Seen::Here { task: row, .. } => {
                 self.clients.ops.remove(&id);
                 let state = Some(row.state.name());
-                self.note(Fact::Shown(task, began_at, state));
+                self.note(Fact::Shown(task, began_at, state, By::Owner));
             }
             Seen::Backlog(_) => self.ask_for(id, Ask::ReadAt(vec![task])),
             Seen::Left => {
@@ -364,17 +364,22 @@ impl World {
             (Wish::Read(task), Told::Found(mut found)) => match found.pop().flatten() {
                 Some(Found::Task(row)) => {
                     let state = Some(row.state.name());
-                    self.note(Fact::Shown(task, op.began_at, state));
+                    let by = if op.n_tries < N_TRIES {
+                        By::Owner
+                    } else {
+                        By::Store
+                    };
+                    self.note(Fact::Shown(task, op.began_at, state, by));
                 }
                 _ if op.n_tries < N_TRIES => {
-                    self.note(Fact::Shown(task, op.began_at, None));
+                    self.note(Fact::Shown(task, op.began_at, None, By::Owner));
                 }
                 _ => {}
             },
             (Wish::Read(task), Told::Records(mut records)) => {
                 if records.pop().flatten().is_some() {
                     let state = Some(StateName::Available);
-                    self.note(Fact::Shown(task, op.began_at, state));
+                    self.note(Fact::Shown(task, op.began_at, state, By::Owner));
                 }
             }
             _ => {}

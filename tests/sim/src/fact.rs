@@ -6,7 +6,10 @@ use scheduler_core::{
     Error, Held, LeaseToken, Offset, Outcome, PipelineNumber, ShardId, StateName, TaskId,
     Timestamp, WorkerId,
     member::Load,
-    port::store::{Claimed, ShardFlush, StoredTask},
+    port::{
+        placement::PlacementEvent,
+        store::{Claimed, ShardFlush, StoredTask},
+    },
 };
 
 use crate::store::Applied;
@@ -48,8 +51,9 @@ pub(crate) enum Fact {
     Watermark(ShardId, Offset),
     /// The log was trimmed.
     Trimmed(ShardId, Offset),
-    /// A reader who began at this time saw the task so; `None` if it is no longer kept.
-    Shown(TaskId, Timestamp, Option<StateName>),
+    /// A reader who began at this time saw the task so; `None` if it is no longer kept. A reader who finds
+    /// no owner may see an end in the store that the owner does not know to be saved yet.
+    Shown(TaskId, Timestamp, Option<StateName>, By),
     /// What a reader is about to be shown, as its reply leaves.
     Seen(Box<StoredTask>, ShardId),
     /// A reader was told how many tasks of a shard are in memory, and from where it reads on.
@@ -60,6 +64,8 @@ pub(crate) enum Fact {
     Began(usize, Held),
     /// Something happened to a member or worker as a whole.
     Fate(&'static str, usize),
+    /// A member heard of a change of its slots.
+    Placed(usize, PlacementEvent),
     /// A member refused a shard.
     Refused(ShardId, String),
     /// Long after all faults a member with slots is not ready.
@@ -68,6 +74,13 @@ pub(crate) enum Fact {
     Probing(ShardId, Offset),
     /// No more such records come.
     Probed,
+}
+
+/// Whose word a reader takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    Owner,
+    Store,
 }
 
 /// A task handed out.
@@ -113,6 +126,7 @@ impl Fact {
             | Self::Counted(..)
             | Self::Fate(..)
             | Self::Refused(..)
+            | Self::Placed(..)
             | Self::NotReady(_)
             | Self::Probing(..)
             | Self::Probed => None,

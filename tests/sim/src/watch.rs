@@ -119,6 +119,7 @@ impl Watch {
                     add(Some(*id), format!("member {member} says that it ended"));
                 }
             }
+            Fact::Placed(member, event) => add(None, format!("member {member} hears: {event:?}")),
             Fact::Fate(what, n) => add(None, format!("{n} {what}")),
             fact => add(fact.task(), line_of(fact)),
         }

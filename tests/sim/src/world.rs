@@ -28,6 +28,8 @@ const MISCHIEF_EVERY: Duration = Duration::from_millis(500);
 const REST_WITHIN: Duration = Duration::from_secs(900);
 /// How long everything may take to end after that.
 const END_WITHIN: Duration = Duration::from_secs(900);
+/// How long all must have been well before new tasks must run at once.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
 /// How long new tasks are watched at the end.
 const PROBE_FOR: Duration = Duration::from_secs(4);
 /// How often a life looks whether all has come to rest.
@@ -338,6 +340,8 @@ impl World {
 
     /// New tasks must run at once when everything is well and idle.
     fn probe(&mut self) {
+        // Workers notice late that a member which was away is back.
+        self.run_for(PROBE_AFTER);
         for (n, shard) in self.plan.shards.clone().into_iter().enumerate() {
             if self.watch.broken.is_none() {
                 self.note(Fact::Probing(shard, self.log.end(shard)));

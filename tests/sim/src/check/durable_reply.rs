@@ -8,7 +8,7 @@ use scheduler_core::{
 };
 
 use super::{Check, Found, Truth, broken};
-use crate::fact::Fact;
+use crate::fact::{By, Fact};
 
 #[derive(Debug, Default)]
 pub(super) struct DurableReply {
@@ -61,7 +61,15 @@ impl Check for DurableReply {
                 }
                 Ok(())
             }
-            Fact::Shown(id, began_at, state) => self.shown(*id, *began_at, *state, truth),
+            Fact::Shown(id, began_at, state, by) => {
+                self.shown(*id, *began_at, *state, truth)?;
+                match state {
+                    Some(state) if state.is_terminal() && *by == By::Owner => {
+                        self.tell(*id, *state, truth.now)
+                    }
+                    _ => Ok(()),
+                }
+            }
             Fact::Granted(grant) => match self.told.get(&grant.held.id) {
                 Some((state, _)) => {
                     let why = format!("it was told to be {} and runs again", state.as_str());
@@ -125,7 +133,7 @@ impl DurableReply {
 
     /// A read that began after somebody was told how the task ended says the same.
     fn shown(
-        &mut self,
+        &self,
         id: TaskId,
         began_at: Timestamp,
         state: Option<StateName>,
@@ -144,7 +152,6 @@ impl DurableReply {
             return broken(id, why);
         }
         match state {
-            Some(state) if state.is_terminal() => self.tell(id, state, truth.now),
             Some(_) => Ok(()),
             None if truth.store.is_done(id) => Ok(()),
             None => broken(id, "it is shown as gone and has not ended"),

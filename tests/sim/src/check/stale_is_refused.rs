@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use scheduler_core::{Error, Held, LeaseLost, LeaseToken, Outcome, Retention, TaskId};
+use scheduler_core::{
+    Epoch, Error, Held, LeaseLost, LeaseToken, Outcome, Retention, ShardId, TaskId,
+};
 
 use super::{Check, Found, Truth, broken};
 use crate::{
@@ -14,6 +16,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct StaleIsRefused {
     newest: BTreeMap<TaskId, LeaseToken>,
+    owners: BTreeMap<(usize, ShardId), Epoch>,
+    cancelled: BTreeSet<TaskId>,
     /// Successes that were said while their token was the newest.
     in_time: BTreeSet<(TaskId, LeaseToken)>,
     /// Reports that were acknowledged.
@@ -31,12 +35,20 @@ impl Check for StaleIsRefused {
                 self.newest.insert(grant.held.id, grant.held.token);
                 Ok(())
             }
-            Fact::Renewed(_, held, true) if self.is_old(*held) => {
+            Fact::Started(member, claimed) => {
+                self.owners.insert((*member, claimed.shard), claimed.epoch);
+                Ok(())
+            }
+            Fact::CancelAsked(id) => {
+                self.cancelled.insert(*id);
+                Ok(())
+            }
+            Fact::Renewed(member, held, true) if self.knows_newer(*member, *held) => {
                 let token = token_name(held.token);
                 broken(held.id, format!("old lease {token} is renewed"))
             }
-            Fact::Heard(_, held, Outcome::Completed { .. }) => {
-                if !self.is_old(*held) {
+            Fact::Heard(member, held, Outcome::Completed { .. }) => {
+                if !self.knows_newer(*member, *held) {
                     self.in_time.insert((held.id, held.token));
                 }
                 Ok(())
@@ -63,9 +75,17 @@ impl StaleIsRefused {
         self.newest.get(&held.id) > Some(&held.token)
     }
 
+    /// Whether there is a newer lease, and it is not one that died with an earlier owner.
+    fn knows_newer(&self, member: usize, held: Held) -> bool {
+        let newest = self.newest.get(&held.id);
+        let newest = newest.filter(|newest| **newest > held.token);
+        let epoch = self.owners.get(&(member, held.id.shard));
+        newest.is_some_and(|newest| Some(&newest.epoch()) >= epoch)
+    }
+
     fn refused(&self, held: Held, outcome: &Outcome, why: LeaseLost, truth: Truth<'_>) -> Found {
         let is_same = self.settled.contains(&(held.id, held.token, name(outcome)));
-        let is_cancelled = why == LeaseLost::Cancelled;
+        let is_cancelled = why == LeaseLost::Cancelled || self.cancelled.contains(&held.id);
         if is_same && !is_cancelled && !self.is_old(held) && is_kept(held.id, truth) {
             let token = token_name(held.token);
             let why = format!("the same report under {token} was taken and is refused");

@@ -17,6 +17,7 @@ use scheduler_core::{
 
 use super::Life;
 use crate::{
+    fact::Fact,
     port::{Ask, Caller, Told},
     world::{What, World},
 };
@@ -236,10 +237,19 @@ impl World {
         let Told::Beat(told) = told else {
             return;
         };
-        let node = &mut self.members[member];
-        if session != node.session {
+        if session != self.members[member].session {
             return;
         }
+        let n_heard = self.members[member].n_heard;
+        for (n, news) in told.iter().flat_map(|(_, news)| news) {
+            if *n > n_heard {
+                self.note(Fact::Placed(member, news.clone()));
+            }
+        }
+        if told.is_none() {
+            self.note(Fact::Fate("is expelled from the group", member));
+        }
+        let node = &mut self.members[member];
         match told {
             Some((session, news)) => {
                 node.session = Some(session);
