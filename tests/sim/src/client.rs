@@ -376,11 +376,9 @@ impl World {
                 }
                 _ => {}
             },
-            (Wish::Read(task), Told::Records(mut records)) => {
-                if records.pop().flatten().is_some() {
-                    let state = Some(StateName::Available);
-                    self.note(Fact::Shown(task, op.began_at, state, By::Owner));
-                }
+            (Wish::Read(task), Told::Records(records)) if records.iter().any(Option::is_some) => {
+                let state = Some(StateName::Available);
+                self.note(Fact::Shown(task, op.began_at, state, By::Owner));
             }
             _ => {}
         }

@@ -1,7 +1,10 @@
 //! no-needless-rerun: a task runs again only after a failed attempt, an interrupt, a lease that nobody
 //! renewed, or a crash whose lease nobody claimed again.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use scheduler_core::{
     Epoch, Held, LeaseToken, Outcome, ShardId, TaskId, TaskOptions, Timestamp,
@@ -34,6 +37,8 @@ struct Lease {
 
 #[derive(Debug, Default)]
 pub(super) struct NoNeedlessRerun {
+    /// Leases of each task that may have cost an attempt.
+    paid: BTreeMap<TaskId, BTreeSet<LeaseToken>>,
     leases: BTreeMap<TaskId, Lease>,
     owners: BTreeMap<(usize, ShardId), Epoch>,
 }
@@ -45,14 +50,19 @@ impl Check for NoNeedlessRerun {
 
     fn see(&mut self, fact: &Fact, truth: Truth<'_>) -> Found {
         match fact {
-            Fact::Granted(grant) => return self.granted(grant, truth),
-            Fact::Started(member, claimed) => self.started(*member, claimed, truth.now),
-            Fact::Heard(_, held, outcome) => {
-                if !matches!(outcome, Outcome::Completed { .. }) {
-                    self.settle(*held);
+            Fact::Granted(grant) => {
+                self.paid(grant)?;
+                return self.granted(grant, truth);
+            }
+            // What is acknowledged is durable, and costs nothing.
+            Fact::Reported(_, held, Outcome::Interrupted | Outcome::Snoozed(_), Ok(())) => {
+                if let Some(paid) = self.paid.get_mut(&held.id) {
+                    paid.remove(&held.token);
                 }
             }
-            Fact::Ungranted(held) => self.settle(*held),
+            Fact::Started(member, claimed) => self.started(*member, claimed, truth.now),
+            Fact::Heard(_, _, Outcome::Completed { .. }) => {}
+            Fact::Heard(_, held, _) | Fact::Ungranted(held) => self.settle(*held),
             Fact::Renewed(member, held, true) => self.sign(*member, *held, true, truth),
             Fact::Declared(member, held) => self.sign(*member, *held, false, truth),
             _ => {}
@@ -62,6 +72,21 @@ impl Check for NoNeedlessRerun {
 }
 
 impl NoNeedlessRerun {
+    /// An attempt counts at most the leases before it that were not given back.
+    fn paid(&mut self, grant: &Grant) -> Found {
+        let paid = self.paid.entry(grant.held.id).or_default();
+        let n_max = paid.len() + 1;
+        paid.insert(grant.held.token);
+        if grant.attempt as usize > n_max {
+            let why = format!(
+                "this is attempt {}, and can be at most {n_max}",
+                grant.attempt
+            );
+            return broken(grant.held.id, why);
+        }
+        Ok(())
+    }
+
     fn settle(&mut self, held: Held) {
         if let Some(lease) = self.leases.get_mut(&held.id)
             && lease.token == held.token
