@@ -30,6 +30,8 @@ struct Holding {
     session: Option<u64>,
     /// It is being given up, and goes there if that session still is.
     leaves_to: Option<u64>,
+    /// The number of the message that said so.
+    n_told: u64,
 }
 
 impl Group {
@@ -81,11 +83,12 @@ impl Group {
             .is_some()
     }
 
-    /// A member gives up slots that leave it.
-    pub(crate) fn give_up(&mut self, session: u64, slots: &[Slot]) {
+    /// A member gives up slots that leave it, as far as it had heard then.
+    pub(crate) fn give_up(&mut self, session: u64, heard: u64, slots: &[Slot]) {
         for slot in slots {
             if let Some(holding) = self.slots.get_mut(slot)
                 && holding.session == Some(session)
+                && holding.n_told <= heard
                 && let Some(to) = holding.leaves_to.take()
             {
                 holding.session = None;
@@ -196,7 +199,7 @@ impl Group {
     fn assign(&mut self, slot: Slot, to: u64) {
         let holding = Holding {
             session: Some(to),
-            leaves_to: None,
+            ..Holding::default()
         };
         self.slots.insert(slot, holding);
         self.tell(to, PlacementEvent::Assigned(vec![slot]));
@@ -206,15 +209,18 @@ impl Group {
         let holding = Holding {
             session: Some(from),
             leaves_to: Some(to),
+            n_told: self.tell(from, PlacementEvent::Revoking(vec![slot])),
         };
         self.slots.insert(slot, holding);
-        self.tell(from, PlacementEvent::Revoking(vec![slot]));
     }
 
-    fn tell(&mut self, id: u64, event: PlacementEvent) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.n_told += 1;
-            session.untold.push((session.n_told, event));
-        }
+    /// Gives the number of the message.
+    fn tell(&mut self, id: u64, event: PlacementEvent) -> u64 {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return 0;
+        };
+        session.n_told += 1;
+        session.untold.push((session.n_told, event));
+        session.n_told
     }
 }

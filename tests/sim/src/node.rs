@@ -15,6 +15,7 @@ use scheduler_core::{
     member::{Event, Member},
 };
 
+pub(crate) use self::jobs::Given;
 use self::{calls::Calls, clock::Clock, jobs::Job};
 use crate::{
     fact::Fact,

@@ -56,7 +56,7 @@ pub(crate) enum Ask {
     Owner(ShardId),
     Beat(Option<u64>, u64),
     Prove(u64),
-    GiveUp(u64, Vec<Slot>),
+    GiveUp(u64, u64, Vec<Slot>),
     Leave(u64),
 }
 
@@ -283,8 +283,8 @@ impl World {
                 Told::Beat(self.group.beat(member, session, heard, now))
             }
             Ask::Prove(session) => Told::Proven(self.group.prove(session, now)),
-            Ask::GiveUp(session, slots) => {
-                self.group.give_up(session, &slots);
+            Ask::GiveUp(session, heard, slots) => {
+                self.group.give_up(session, heard, &slots);
                 Told::Done
             }
             Ask::Leave(session) => {

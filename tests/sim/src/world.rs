@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use scheduler_core::{Slot, Timestamp};
+use scheduler_core::Timestamp;
 
 use crate::{
     Life,
@@ -12,7 +12,7 @@ use crate::{
     group::Group,
     log::Log,
     net::{End, Letter, Net},
-    node::{self, Node},
+    node::{self, Given, Node},
     plan::{Plan, START},
     port::{Caller, Told, Visit, Waiter},
     queue::Queue,
@@ -41,7 +41,7 @@ pub(crate) enum What {
     Turn(usize, u32),
     Beat(usize, u32),
     Prove(usize, u32),
-    GiveUp(usize, u32, Vec<Slot>),
+    GiveUp(usize, u32, Given),
     Restart(usize),
     Visit(Box<Visit>),
     Told(Caller, u64, Told),
@@ -174,8 +174,8 @@ impl World {
             What::Turn(member, n) if self.is_life(member, n) => self.turn(member),
             What::Beat(member, n) if self.is_life(member, n) => self.beat(member),
             What::Prove(member, n) if self.is_life(member, n) => self.prove(member),
-            What::GiveUp(member, n, slots) if self.is_life(member, n) => {
-                self.give_up(member, slots);
+            What::GiveUp(member, n, given) if self.is_life(member, n) => {
+                self.give_up(member, given);
             }
             What::Turn(..) | What::Beat(..) | What::Prove(..) | What::GiveUp(..) => {}
             What::Restart(member) => self.start_member(member),

@@ -31,8 +31,8 @@ struct Lease {
     sign_epoch: Epoch,
     /// Its worker gave it back, or said that the attempt failed.
     is_settled: bool,
-    /// Its shard was taken over without a word of it.
-    is_forgotten: bool,
+    /// When its shard was taken over without a word of it.
+    forgotten_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
@@ -105,7 +105,7 @@ impl NoNeedlessRerun {
         {
             lease.sign_at = truth.now;
             lease.sign_epoch = truth.store.epoch(held.id.shard);
-            lease.is_forgotten = false;
+            lease.forgotten_at = None;
             if is_beat {
                 lease.beat_at = truth.now;
             }
@@ -133,9 +133,9 @@ impl NoNeedlessRerun {
                 lease.sign_at = now;
                 lease.beat_at = now;
                 lease.sign_epoch = claimed.epoch;
-                lease.is_forgotten = false;
+                lease.forgotten_at = None;
             } else if !claimed.released && lease.sign_epoch < claimed.epoch {
-                lease.is_forgotten = true;
+                lease.forgotten_at = Some(now);
             }
         }
     }
@@ -149,7 +149,7 @@ impl NoNeedlessRerun {
             beat_at: now,
             sign_epoch: grant.held.token.epoch(),
             is_settled: false,
-            is_forgotten: false,
+            forgotten_at: None,
         };
         let Some(before) = self.leases.insert(id, lease) else {
             return Ok(());
@@ -159,8 +159,12 @@ impl NoNeedlessRerun {
             wait.is_some_and(|wait| now.since(since) + skew >= wait.mul_f64(0.98))
         };
         let (options, hardly) = (options_of(id, truth), Duration::from_millis(50));
+        // Workers had their time to say that they hold it.
+        let is_over = |forgotten_at: Option<Timestamp>| {
+            forgotten_at.is_some_and(|at| waited(at, Some(truth.config.adoption_window), hardly))
+        };
         let has_reason = before.is_settled
-            || before.is_forgotten
+            || is_over(before.forgotten_at)
             || waited(before.sign_at, Some(truth.config.lease), hardly)
             || waited(
                 before.granted_at,

@@ -37,7 +37,7 @@ pub(super) enum Job {
     Claim(Vec<ShardId>),
     LastBounds(Vec<Claimed>),
     Release(Vec<ShardId>),
-    GiveUp(Vec<Slot>),
+    GiveUp(Given),
     Load(Vec<Read>),
     LoadLogged(Vec<Read>),
     FindKeys(Vec<(ShardId, Epoch, IdempotencyKey)>),
@@ -46,6 +46,14 @@ pub(super) enum Job {
     Trim,
     Beat(Option<u64>),
     Prove(Timestamp),
+}
+
+/// Slots that were given up, in which session, and what the member had heard by then.
+#[derive(Debug)]
+pub(crate) struct Given {
+    session: u64,
+    heard: u64,
+    slots: Vec<Slot>,
 }
 
 type Read = (ShardId, Epoch, Offset);
@@ -82,7 +90,18 @@ impl World {
                 let ids = shards.iter().map(|(id, _)| *id).collect();
                 self.start(member, Ask::Release(shards), Job::Release(ids));
             }
-            Action::GiveUp(slots) => self.give_up(member, slots),
+            Action::GiveUp(slots) => {
+                node.slots.retain(|slot| !slots.contains(slot));
+                if let Some(session) = node.session {
+                    let heard = node.n_heard;
+                    let given = Given {
+                        session,
+                        heard,
+                        slots,
+                    };
+                    self.give_up(member, given);
+                }
+            }
             Action::Load(id, epoch, offset) => node.batch.loads.push((id, epoch, offset)),
             Action::ReadDue(epoch, page) => node.batch.pages.push((epoch, page)),
             Action::FindKey(id, epoch, key) => node.batch.keys.push((id, epoch, key)),
@@ -132,10 +151,10 @@ impl World {
     }
 
     /// Tells the group that slots are given up, until it knows.
-    pub(crate) fn give_up(&mut self, member: usize, slots: Vec<Slot>) {
-        if let Some(session) = self.members[member].session {
-            let ask = Ask::GiveUp(session, slots.clone());
-            self.start(member, ask, Job::GiveUp(slots));
+    pub(crate) fn give_up(&mut self, member: usize, given: Given) {
+        if self.members[member].session == Some(given.session) {
+            let ask = Ask::GiveUp(given.session, given.heard, given.slots.clone());
+            self.start(member, ask, Job::GiveUp(given));
         }
     }
 
@@ -193,7 +212,7 @@ impl World {
             }
             (Job::Load(reads), Told::Found(found)) => self.loaded(member, reads, found),
             (Job::Beat(session), told) => return self.heard(member, session, told),
-            (Job::GiveUp(slots), told) => return self.gave_up(member, slots, &told),
+            (Job::GiveUp(given), told) => return self.gave_up(member, given, &told),
             (Job::Fetch(_), Told::Failed(_)) => {
                 let node = &mut self.members[member];
                 let at = self.now + RETRY;
@@ -270,14 +289,11 @@ impl World {
         self.wake(member);
     }
 
-    fn gave_up(&mut self, member: usize, slots: Vec<Slot>, told: &Told) {
-        let node = &mut self.members[member];
-        if matches!(told, Told::Done) {
-            node.slots.retain(|slot| !slots.contains(slot));
-        } else {
-            let n_lives = node.n_lives;
+    fn gave_up(&mut self, member: usize, given: Given, told: &Told) {
+        if !matches!(told, Told::Done) {
+            let n_lives = self.members[member].n_lives;
             let at = self.now + RETRY;
-            self.queue.push(at, What::GiveUp(member, n_lives, slots));
+            self.queue.push(at, What::GiveUp(member, n_lives, given));
         }
     }
 }

@@ -39,8 +39,7 @@ impl World {
                 // It is over, unless the event is of an earlier one: then two would go on side by side.
                 node.jobs.remove(&fetch);
             }
-            self.note_event(member, &event);
-            self.members[member].member.handle(event, now, &mut actions);
+            self.take_event(member, event, now, &mut actions);
         }
         for letter in std::mem::take(&mut self.members[member].inputs) {
             self.take_input(member, letter, now, &mut actions);
@@ -65,20 +64,30 @@ impl World {
         self.next_turn(member, now);
     }
 
-    /// Notes what a result tells a member.
-    fn note_event(&mut self, member: usize, event: &Event) {
-        match event {
-            // The answer to a claim of slots that were lost meanwhile starts nothing.
-            Event::Claimed(claimed, _) => {
-                self.note(Fact::Started(member, Box::new(claimed.clone())));
+    fn take_event(
+        &mut self,
+        member: usize,
+        event: Event,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let claimed = match &event {
+            Event::Claimed(claimed, _) => Some(Box::new(claimed.clone())),
+            _ => None,
+        };
+        if let Event::Ungranted(tasks) = &event {
+            for LeasedTask { id, token, .. } in tasks {
+                let (id, token) = (*id, *token);
+                self.note(Fact::Ungranted(Held { id, token }));
             }
-            Event::Ungranted(tasks) => {
-                for LeasedTask { id, token, .. } in tasks {
-                    let (id, token) = (*id, *token);
-                    self.note(Fact::Ungranted(Held { id, token }));
-                }
-            }
-            _ => {}
+        }
+        let machine = &mut self.members[member].member;
+        let n_shards = machine.load().n_shards;
+        machine.handle(event, now, actions);
+        // The answer to a claim of slots that were lost meanwhile starts nothing.
+        let has_started = machine.load().n_shards > n_shards;
+        if let Some(claimed) = claimed.filter(|_| has_started) {
+            self.note(Fact::Started(member, claimed));
         }
     }
 
