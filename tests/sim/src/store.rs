@@ -166,6 +166,18 @@ impl Store {
         rows.is_some_and(|rows| rows.is_done(id.offset))
     }
 
+    /// How many offsets above the watermark count as done.
+    pub(crate) fn n_done_above(&self, shard: ShardId) -> u64 {
+        let Some(rows) = self.shards.get(&shard) else {
+            return 0;
+        };
+        let offsets = rows.done.values().flat_map(|chunk| {
+            let first = chunk.index * CHUNK_BITS;
+            (first..first + CHUNK_BITS).filter(|offset| has_bit(chunk, *offset))
+        });
+        offsets.filter(|offset| *offset >= rows.watermark.0).count() as u64
+    }
+
     /// Rows of tasks that have not ended.
     pub(crate) fn live_rows(&self) -> impl Iterator<Item = (TaskId, &StoredTask)> {
         self.shards.iter().flat_map(|(shard, rows)| {

@@ -3,11 +3,14 @@
 use scheduler_core::{
     LeaseToken, Offset, TaskId,
     member::Load,
-    port::store::{Parked, ShardFlush, StoredState, StoredTask},
+    port::{
+        log::RecordBody,
+        store::{Parked, ShardFlush, StoredState, StoredTask},
+    },
 };
 
 use super::{Check, Found, Truth, broken};
-use crate::{fact::Fact, store::Applied};
+use crate::{fact::Fact, log::Born, store::Applied};
 
 #[derive(Debug)]
 pub(super) struct Bounded;
@@ -20,7 +23,10 @@ impl Check for Bounded {
     fn see(&mut self, fact: &Fact, truth: Truth<'_>) -> Found {
         match fact {
             Fact::Loaded(member, load) => within(*member, *load, truth),
-            Fact::Saved(parts, at, applied) => rows(&parts[*at], applied, truth),
+            Fact::Saved(parts, at, applied) => {
+                rows(&parts[*at], applied, truth)?;
+                stragglers(&parts[*at], truth)
+            }
             Fact::Counted(shard, n_window, next) => {
                 let max = 2 * truth.config.window_tasks_max as u64;
                 let is_ahead = next.is_some_and(|next| next > truth.log.end(*shard));
@@ -76,6 +82,32 @@ fn rows(part: &ShardFlush, applied: &Applied, truth: Truth<'_>) -> Found {
                 "it merely waits, and is stored all the same",
             );
         }
+    }
+    Ok(())
+}
+
+/// A task that holds the watermark below many done offsets is stored, unless it may be a repetition.
+fn stragglers(part: &ShardFlush, truth: Truth<'_>) -> Found {
+    let id = TaskId {
+        shard: part.shard,
+        offset: part.watermark,
+    };
+    let may_be_repetition = match truth.log.born(id) {
+        Some(Born::Record(RecordBody::Task(task))) => {
+            let options = task.options.as_ref();
+            options.is_some_and(|options| options.idempotency_key.is_some())
+        }
+        _ => false,
+    };
+    let is_long = part.tasks.len() >= 2 * truth.config.flush_tasks_max;
+    let is_unread = part.seen_end <= part.watermark;
+    let n_above = truth.store.n_done_above(part.shard);
+    let is_many = n_above > truth.config.straggler_after;
+    if is_many && !may_be_repetition && !is_long && !is_unread {
+        return broken(
+            id,
+            format!("it holds the watermark below {n_above} done offsets"),
+        );
     }
     Ok(())
 }
