@@ -15,7 +15,9 @@ use anyhow::{Context as _, bail};
 use crate::checks::root;
 
 /// A mutant that lives through so many seeds has survived.
-const N_SEEDS: u64 = 400;
+const N_SEEDS: u64 = 5_000;
+/// The unchanged core must live through so many.
+const N_SEEDS_UNCHANGED: u64 = 400;
 /// What is copied: all that the simulation needs.
 const SOURCES: [&str; 2] = ["scheduler-core", "tests/sim"];
 
@@ -37,7 +39,7 @@ pub(crate) fn run(wanted: Option<&str>) -> anyhow::Result<()> {
     copy_sources(&source)?;
     let patches = patches(wanted)?;
     // The unchanged core passes: otherwise nothing that follows says anything.
-    match live(&source, &dir)? {
+    match live(&source, &dir, N_SEEDS_UNCHANGED)? {
         Fate::Survived => {}
         fate => bail!("the simulation fails without any mutant: {fate:?}"),
     }
@@ -77,7 +79,7 @@ fn mutate(patch: &Path, source: &Path, dir: &Path) -> anyhow::Result<Fate> {
     if !applied.status.success() {
         return Ok(Fate::Unfit(text(&applied.stderr)));
     }
-    let fate = live(source, dir);
+    let fate = live(source, dir, N_SEEDS);
     let undone = apply(patch, source, &["--reverse"])?;
     if !undone.status.success() {
         bail!("cannot undo {}: {}", patch.display(), text(&undone.stderr));
@@ -86,7 +88,7 @@ fn mutate(patch: &Path, source: &Path, dir: &Path) -> anyhow::Result<Fate> {
 }
 
 /// Builds the copy and lives its seeds until a promise is broken.
-fn live(source: &Path, dir: &Path) -> anyhow::Result<Fate> {
+fn live(source: &Path, dir: &Path, n_seeds: u64) -> anyhow::Result<Fate> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let target = dir.join("target");
     let built = Command::new(cargo)
@@ -98,7 +100,7 @@ fn live(source: &Path, dir: &Path) -> anyhow::Result<Fate> {
     if !built.status.success() {
         return Ok(Fate::Unfit(text(&built.stderr)));
     }
-    let n_seeds = N_SEEDS.to_string();
+    let n_seeds = n_seeds.to_string();
     let lived = Command::new(target.join("debug/sim"))
         .args(["--seeds", &n_seeds, "--lines", "0", "--first"])
         .output()
