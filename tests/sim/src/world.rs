@@ -124,7 +124,9 @@ impl World {
         self.queue.push(self.now, What::Mischief);
         self.run_for(self.plan.storm);
         self.heal();
-        self.run_until_rest(REST_WITHIN, Self::is_at_rest);
+        // Long lives have more to do.
+        let within = REST_WITHIN + Duration::from_secs(4 * self.plan.n_tasks);
+        self.run_until_rest(within, Self::is_at_rest);
         self.watch
             .at_rest(truth(self.now, &self.plan, &self.log, &self.store));
         self.lets_stuck_go = true;

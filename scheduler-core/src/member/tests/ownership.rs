@@ -78,11 +78,11 @@ fn a_member_without_a_proof_judges_no_lease() {
     assert_eq!(rig.answer(poll), None, "it is not told to be lost");
     for held in [held, newer] {
         let call = rig.call(Call::Renew(vec![(held, true, None)]));
-        let moved = Answer::Renewed(Err(crate::Error::moved()));
+        let moved = Answer::Renewed(Err(Error::moved()));
         assert_eq!(rig.answer(call), Some(&moved));
     }
     let call = rig.report(newer, completed());
-    let moved = Answer::Reported(Err(crate::Error::moved()));
+    let moved = Answer::Reported(Err(Error::moved()));
     assert_eq!(rig.answer(call), Some(&moved));
     let call = rig.report(held, completed());
     assert!(is_reported(rig.answer(call)), "a flush proves enough");

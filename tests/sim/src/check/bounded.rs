@@ -43,9 +43,12 @@ impl Check for Bounded {
     }
 }
 
-/// A page of the log and a page of parked tasks can be under way at once, and leases come as they are.
+/// Tasks that calls bring in, one at a time.
+const CALLED_MAX: usize = 64;
+
+/// A page of the log and a page of parked tasks can be under way at once, and calls bring in more.
 fn within(member: usize, load: Load, truth: Truth<'_>) -> Found {
-    let max = load.n_shards * 2 * truth.config.window_tasks_max;
+    let max = load.n_shards * (2 * truth.config.window_tasks_max + CALLED_MAX);
     if load.n_tasks > max {
         let n = load.n_tasks;
         return Err((
