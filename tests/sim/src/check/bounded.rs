@@ -28,7 +28,7 @@ impl Check for Bounded {
                 stragglers(&parts[*at], truth)
             }
             Fact::Counted(shard, n_window, next) => {
-                let max = 2 * truth.config.window_tasks_max as u64;
+                let max = (2 * truth.config.window_tasks_max + CALLED_MAX) as u64;
                 let is_ahead = next.is_some_and(|next| next > truth.log.end(*shard));
                 if *n_window > max || is_ahead {
                     return Err((
