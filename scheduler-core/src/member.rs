@@ -5,6 +5,7 @@
 
 mod claim;
 mod dispatch;
+mod doubt;
 mod flush;
 mod look;
 
@@ -222,6 +223,9 @@ impl Member {
         let proven = self.is_proven(now);
         self.run_timers(now, proven, out);
         self.dispatch(now, proven, out);
+        if !proven {
+            doubt::doubt(out);
+        }
         self.tell_lost_leases(out);
         self.run_flushes(now, out);
         self.run_claims(now, out);
@@ -232,14 +236,12 @@ impl Member {
     /// When [`settle`](Self::settle) has something to do next, if no event comes before.
     #[must_use]
     pub fn wake_at(&self, now: Timestamp) -> Option<Timestamp> {
-        // Without a proof no timer can be run, so only its arrival can wake them.
-        let timers = self
-            .is_proven(now)
-            .then(|| self.wakes.first().map(|(at, _)| *at))
-            .flatten();
+        // Without a proof no timer can be run and nothing be claimed, so only its arrival can wake those.
+        let proven = self.is_proven(now);
+        let timers = self.wakes.first().map(|(at, _)| *at).filter(|_| proven);
         let polls = self.dispatcher.wake_at();
         let flushes = self.lanes.wake_at(&self.config);
-        let claims = self.ownership.wake_at();
+        let claims = self.ownership.wake_at().filter(|_| proven);
         [timers, polls, flushes, claims].into_iter().flatten().min()
     }
 

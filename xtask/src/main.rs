@@ -7,6 +7,7 @@
 mod checks;
 mod codegen;
 mod demo;
+mod mutants;
 mod programs;
 mod tidy;
 
@@ -19,6 +20,7 @@ const USAGE: &str = "usage: cargo xtask <chore>
   test              checks everything: format, rules, build, tests, demo, lints, docs
   test --no-servers the same without Kafka and TiDB, and says so
   servers           fetches Kafka and builds TiDB for the tests, once
+  mutants [NAME]    breaks the core in known ways, and requires that the simulation notices
   tidy              checks the rules that no compiler checks
   codegen           generates scheduler-grpc/src/generated from proto/
   codegen --check   fails if what is committed differs from what would be generated";
@@ -36,6 +38,8 @@ fn main() -> anyhow::Result<()> {
             println!("TiDB is {}", test_servers::fetch_tidb()?.display());
             Ok(())
         }
+        ["mutants"] => mutants::run(None),
+        ["mutants", wanted] => mutants::run(Some(wanted)),
         ["tidy"] => tidy::check(),
         ["codegen"] => {
             let n_files = codegen::write()?;

@@ -260,6 +260,10 @@ impl Member {
             }
             return;
         }
+        // Without a proof the slots may be another's by now, and a claim would depose it.
+        if !self.is_proven(now) {
+            return;
+        }
         let due = self
             .ownership
             .wanted
@@ -335,7 +339,8 @@ impl Member {
         let Some(claiming) = claiming.filter(|_| is_ours && !self.stopping) else {
             return;
         };
-        if claiming.is_void {
+        // Without a proof since, the claim may have come after that of a new owner, who would be ahead of it.
+        if claiming.is_void || !self.is_proven(now) {
             self.want(id, now);
             return;
         }

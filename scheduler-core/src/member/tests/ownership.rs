@@ -64,6 +64,31 @@ fn a_member_without_a_proof_grants_shows_and_expires_nothing() {
 }
 
 #[test]
+fn a_member_without_a_proof_judges_no_lease() {
+    let mut rig = rig();
+    rig.submit(TaskOptions::default());
+    let held = rig.lease_one("w");
+    // The owner after this one granted it anew, or adopted it: this one cannot know.
+    let newer = Held {
+        token: crate::LeaseToken::before_first(crate::Epoch(9)),
+        ..held
+    };
+    rig.now = rig.now + Duration::from_secs(5);
+    let poll = rig.poll_holding("w", 0, vec![newer]);
+    assert_eq!(rig.answer(poll), None, "it is not told to be lost");
+    for held in [held, newer] {
+        let call = rig.call(Call::Renew(vec![(held, true, None)]));
+        let moved = Answer::Renewed(Err(Error::moved()));
+        assert_eq!(rig.answer(call), Some(&moved));
+    }
+    let call = rig.report(newer, completed());
+    let moved = Answer::Reported(Err(Error::moved()));
+    assert_eq!(rig.answer(call), Some(&moved));
+    let call = rig.report(held, completed());
+    assert!(is_reported(rig.answer(call)), "a flush proves enough");
+}
+
+#[test]
 fn a_claim_from_before_a_loss_counts_for_nothing() {
     let now = crate::Timestamp::from_millis(1_000_000);
     let mut member = member_with(config(), 1, now);
@@ -84,6 +109,23 @@ fn a_claim_from_before_a_loss_counts_for_nothing() {
 }
 
 #[test]
+fn a_member_without_a_proof_claims_nothing() {
+    let mut now = crate::Timestamp::from_millis(1_000_000);
+    let mut member = member_with(config(), 1, now);
+    let slots = vec![SHARD.slot()];
+    assert_eq!(claims(&mut member, Event::Assigned(slots), now), [[0]]);
+    now = now + SECOND * 5;
+    let mut durable = rig::Durable::default();
+    let late = Event::Claimed(durable.claim(), durable.bounds());
+    let again = claims(&mut member, late, now);
+    assert!(again.is_empty(), "the slot may be another's by now");
+    assert!(member.shards.is_empty(), "so may the shard");
+    let idle = member.wake_at(now).is_none_or(|at| at > now);
+    assert!(idle, "only a proof helps");
+    assert_eq!(claims(&mut member, Event::Proven(now), now), [[0]]);
+}
+
+#[test]
 fn a_shard_that_cannot_be_read_from_one_place_is_refused_after_some_claims() {
     let mut now = crate::Timestamp::from_millis(1_000_000);
     let mut member = member_with(config(), 1, now);
@@ -96,7 +138,7 @@ fn a_shard_that_cannot_be_read_from_one_place_is_refused_after_some_claims() {
         let lost = Event::LogLost(SHARD, Offset::ZERO, "a broken batch".to_owned());
         claims(&mut member, lost, now);
         now = now + SECOND * 2;
-        let claimed_again = claims(&mut member, Event::Tick, now);
+        let claimed_again = claims(&mut member, Event::Proven(now), now);
         assert_eq!(claimed_again.is_empty(), n_lost == 3);
     }
     let (_, why) = member.refused().next().unwrap();
@@ -281,6 +323,7 @@ fn member_with(config: Config, n_partitions: u16, now: crate::Timestamp) -> Memb
     };
     let mut member = Member::new(std::sync::Arc::new(config));
     let mut out = Vec::new();
+    member.handle(Event::Proven(now), now, &mut out);
     member.handle(Event::Pipelines(vec![pipeline.into()]), now, &mut out);
     member
 }
@@ -313,13 +356,13 @@ fn a_shard_that_cannot_be_claimed_holds_up_no_other() {
             claims(&mut member, Event::ClaimFailed(shard, kind), now);
         }
         now = now + SECOND * 2;
-        asked = claims(&mut member, Event::Tick, now);
+        asked = claims(&mut member, Event::Proven(now), now);
     }
     assert_eq!(asked, [[0], [1], [2]], "each alone");
     let kind = crate::port::FailureKind::Damaged;
     claims(&mut member, Event::ClaimFailed(SHARD, kind), now);
     now = now + SECOND * 100;
-    let again = claims(&mut member, Event::Tick, now);
+    let again = claims(&mut member, Event::Proven(now), now);
     assert!(again.is_empty(), "damage is for people to look at");
     assert_eq!(member.refused().count(), 1);
 }

@@ -1,0 +1,152 @@
+//! What one seed stands for: how large the cluster is, how it is configured, and what goes wrong in it.
+
+use std::{sync::Arc, time::Duration};
+
+use scheduler_core::{
+    Config, Partition, Pipeline, PipelineNumber, PipelineSpec, Revision, ShardId, TaskOptions,
+    Timestamp,
+    task::retry::{Jitter, RetryPolicy},
+};
+
+/// When every life begins.
+pub(crate) const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// How likely each fault is. Each is absent in many seeds, so that others show in pure form.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Faults {
+    /// Of a thousand messages.
+    pub(crate) n_lost: u64,
+    pub(crate) n_doubled: u64,
+    pub(crate) n_slow: u64,
+    /// Of a thousand calls to a port.
+    pub(crate) n_failed: u64,
+    pub(crate) n_unknown: u64,
+    pub(crate) n_late: u64,
+    pub(crate) n_slow_calls: u64,
+    /// Of a thousand records.
+    pub(crate) n_gaps: u64,
+    /// Of a thousand seconds, anywhere in the cluster.
+    pub(crate) n_crashes: u64,
+    pub(crate) n_restarts: u64,
+    pub(crate) n_freezes: u64,
+    pub(crate) n_moves: u64,
+    pub(crate) n_cuts: u64,
+    pub(crate) n_slews: u64,
+    pub(crate) n_worker_crashes: u64,
+    pub(crate) n_worker_freezes: u64,
+}
+
+/// The whole plan.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) n_members: usize,
+    pub(crate) n_workers: usize,
+    pub(crate) n_tasks: u64,
+    /// How long tasks are submitted and things go wrong.
+    pub(crate) storm: Duration,
+    pub(crate) faults: Faults,
+    pub(crate) config: Config,
+    pub(crate) pipelines: Vec<Arc<Pipeline>>,
+    pub(crate) shards: Vec<ShardId>,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub(crate) fn of(rng: &mut fastrand::Rng, n_tasks: u64) -> Self {
+        let n_pipelines = rng.u32(1..3);
+        let pipelines: Vec<_> = (1..=n_pipelines)
+            .map(|number| pipeline(number, rng.u16(1..4)))
+            .collect();
+        let shards = pipelines
+            .iter()
+            .flat_map(|pipeline| {
+                let number = pipeline.number;
+                (0..pipeline.spec.n_partitions).map(move |partition| ShardId {
+                    pipeline: number,
+                    partition: Partition(partition),
+                })
+            })
+            .collect();
+        Self {
+            n_members: rng.usize(1..5),
+            n_workers: rng.usize(2..6),
+            n_tasks,
+            storm: Duration::from_secs(rng.u64(120..400)),
+            faults: Faults::of(rng),
+            config: config(rng),
+            pipelines,
+            shards,
+        }
+    }
+}
+
+impl Faults {
+    fn of(rng: &mut fastrand::Rng) -> Self {
+        if rng.u32(0..10) == 0 {
+            return Self::default();
+        }
+        let mut some = |max: u64| if rng.bool() { rng.u64(1..=max) } else { 0 };
+        Self {
+            n_lost: some(80),
+            n_doubled: some(50),
+            n_slow: some(80),
+            n_failed: some(80),
+            n_unknown: some(100),
+            n_late: some(60),
+            n_slow_calls: some(120),
+            n_gaps: some(150),
+            n_crashes: some(30),
+            n_restarts: some(30),
+            n_freezes: some(30),
+            n_moves: some(60),
+            n_cuts: some(40),
+            n_slews: some(50),
+            n_worker_crashes: some(20),
+            n_worker_freezes: some(20),
+        }
+    }
+}
+
+/// Small limits, so that they are reached.
+fn config(rng: &mut fastrand::Rng) -> Config {
+    let seconds = Duration::from_secs;
+    Config {
+        seed: rng.u64(..),
+        lease: seconds(rng.u64(8..31)),
+        poll_wait_max: seconds(20),
+        flush_linger: Duration::from_millis(rng.u64(0..10)),
+        n_lanes: rng.u16(1..4),
+        flush_tasks_max: rng.usize(4..64),
+        straggler_after: rng.u64(8..80),
+        window_tasks_max: rng.usize(16..160),
+        adoption_window: seconds(12),
+        trim_after: seconds(rng.u64(5..200)),
+        settled_max: rng.usize(0..64),
+        ..Config::default()
+    }
+}
+
+fn pipeline(number: u32, n_partitions: u16) -> Arc<Pipeline> {
+    let name = format!("p{number}");
+    let path = scheduler_core::path("tenant", "app", &name);
+    Arc::new(Pipeline {
+        number: PipelineNumber(number),
+        path: path.unwrap_or_else(|err| unreachable!("{name} is a name: {err}")),
+        revision: Revision(1),
+        spec: PipelineSpec {
+            steps: [].into(),
+            defaults: TaskOptions {
+                retry: Some(RetryPolicy {
+                    max_attempts: 30,
+                    initial: Duration::from_secs(1),
+                    factor: 1.5,
+                    max: Duration::from_secs(10),
+                    jitter: Jitter::Full,
+                }),
+                ..TaskOptions::default()
+            },
+            n_partitions,
+        },
+        created_at: START,
+    })
+}
