@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
-    Config, Partition, Pipeline, PipelineNumber, PipelineSpec, Revision, ShardId, TaskOptions,
-    Timestamp,
+    Config, Mode, Partition, Pipeline, PipelineNumber, PipelineSpec, Revision, ShardId,
+    TaskOptions, Timestamp,
     task::retry::{Jitter, RetryPolicy},
 };
 
@@ -147,6 +147,7 @@ fn pipeline(number: u32, n_partitions: u16) -> Arc<Pipeline> {
             },
             n_partitions,
         },
+        mode: Mode::Active,
         created_at: START,
     })
 }
