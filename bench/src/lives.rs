@@ -7,7 +7,7 @@ use scheduler_core::{
     Config, Epoch, Held, Offset, Outcome, Partition, Pipeline, PipelineNumber, PipelineSpec, Poll,
     Retention, Revision, ShardId, Slot, TaskOptions, Timestamp, WorkerId,
     action::{Action, Answer, CallId},
-    member::{Call, Event, Member},
+    member::{Call, Event, Fleet, Member},
     port::{
         log::{Bounds, Fetched, NewTask, Record, RecordBody},
         store::{Claimed, Flushed},
@@ -60,6 +60,7 @@ impl Bench {
                     ..TaskOptions::default()
                 },
                 n_partitions: 1,
+                ..PipelineSpec::default()
             },
             mode: scheduler_core::Mode::Active,
             created_at: bench.now,
@@ -77,6 +78,7 @@ impl Bench {
                 seen_end: Offset::ZERO,
                 running: Vec::new(),
                 next_due_at: None,
+                has_keyed: false,
                 released: true,
             },
             Bounds {
@@ -133,7 +135,7 @@ impl Bench {
     fn live(&mut self) {
         self.fetch(BATCH);
         self.call(Call::Poll(
-            SHARD.pipeline,
+            Fleet::Pipeline(SHARD.pipeline),
             Poll::new(self.worker.clone(), BATCH),
         ));
         let mut reports = Vec::with_capacity(BATCH);

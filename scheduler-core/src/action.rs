@@ -7,9 +7,10 @@ use bytes::Bytes;
 use crate::{
     Epoch, Error, IdempotencyKey, LeaseLost, Offset, ShardId, Slot, TaskId,
     call::{Held, Leased},
+    explain::Waiting,
     port::{
         log::NewTask,
-        store::{DuePage, ShardFlush, StoredTask},
+        store::{DuePage, KeyedPage, ShardFlush, StoredTask},
     },
 };
 
@@ -36,6 +37,8 @@ pub enum Action {
     Load(ShardId, Epoch, Offset),
     /// Read parked tasks; then `Event::DueRead`.
     ReadDue(Epoch, DuePage),
+    /// Read tasks with an ordering key; then `Event::KeyedRead`.
+    ReadKeyed(Epoch, KeyedPage),
     /// Find what a key stands for; then `Event::KeyFound`.
     FindKey(ShardId, Epoch, IdempotencyKey),
     /// Append a task that was submitted with a key; then `Event::KeyedAppended`.
@@ -68,6 +71,8 @@ pub enum Answer {
     Renewed(Result<Duration, Error>),
     /// To a cancel: it is durable.
     Cancelled(Result<(), Error>),
+    /// To a redrive: it is durable.
+    Redriven(Result<(), Error>),
     /// To a submit with an idempotency key: the first task with that key, and whether this is a repetition.
     Submitted(Result<(TaskId, bool), Error>),
     /// To a look at a task.
@@ -85,6 +90,8 @@ pub enum Seen {
         task: Box<StoredTask>,
         /// What its handler last said of its progress.
         progress: Option<Bytes>,
+        /// Why it does not run, if it waits.
+        waits: Option<Box<Waiting>>,
     },
     /// Not read yet from the log: so many offsets are read before it.
     Backlog(u64),

@@ -1,12 +1,15 @@
 //! What callers hand to the [`Scheduler`](crate::Scheduler) and get back.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{
     LeaseLost, LeaseToken, Outcome, PipelinePath, Revision, TaskId, TaskOptions, Timestamp,
-    WorkerId, port::store::StateName, task::AttemptError,
+    WorkerId,
+    explain::Waiting,
+    port::store::StateName,
+    task::{AttemptError, Label},
 };
 
 /// A task to submit.
@@ -52,7 +55,10 @@ pub struct Submitted {
 pub struct Poll {
     /// Who asks.
     pub worker: WorkerId,
-    /// How many tasks it can take now: 0 to 256. With 0 the poll only listens for lost leases.
+    /// Labels it has: it gets only tasks that ask for no others.
+    pub labels: BTreeSet<Label>,
+    /// How many slots it has free: 0 to 256. A task takes as many as its `cost`, most take one. With 0 the poll
+    /// only listens for lost leases.
     pub credit: usize,
     /// At most so many bytes of data, but at least one task.
     pub bytes_max: usize,
@@ -69,6 +75,7 @@ impl Poll {
     pub fn new(worker: WorkerId, credit: usize) -> Self {
         Self {
             worker,
+            labels: BTreeSet::new(),
             credit,
             bytes_max: 4 << 20,
             wait: Duration::from_secs(20),
@@ -182,6 +189,8 @@ pub struct TaskView {
     pub result: Option<Bytes>,
     /// In the backlog: so many records of its partition are read before it.
     pub n_before: Option<u64>,
+    /// Why it does not run, if it waits.
+    pub waits: Option<Waiting>,
 }
 
 /// Which tasks of a pipeline to list: those that left the backlog.

@@ -1,8 +1,8 @@
 //! How a scheduler behaves: plain data, validated once with every fault reported at once.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::Error;
+use crate::{Error, TenantName, pipeline::limits::Limit};
 
 /// All limits and waits of one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,17 @@ pub struct Config {
     pub window_bytes_max: usize,
     /// The most bytes of all shards of the member in memory.
     pub member_bytes_max: usize,
+    /// How much longer a task of the lowest priority waits at most than one of the highest.
+    pub priority_wait_max: Duration,
+    /// With so many credits a pipeline starts, and so many it may gather: each success earns one, and each task
+    /// that is discarded because its attempts are used up costs one. Shared out to its partitions, at least one each.
+    pub discard_credits: u32,
+    /// The share of each tenant in the workers of a pool for which several tenants compete: 1 to 1,000. Without an
+    /// entry, 1.
+    pub tenant_weights: BTreeMap<TenantName, u32>,
+    /// How many tasks of each tenant this member lets run at once, and start in a while. Without an entry, there is
+    /// no limit.
+    pub tenant_limits: BTreeMap<TenantName, Limit>,
     /// After a crash, how long tasks that an unknown worker may hold wait for it to say so.
     pub adoption_window: Duration,
     /// How old a proof of membership may be for leases to be granted or expired under it.
@@ -69,6 +80,10 @@ impl Default for Config {
             window_tasks_max: 100_000,
             window_bytes_max: 64 << 20,
             member_bytes_max: 1 << 30,
+            priority_wait_max: Duration::from_secs(300),
+            discard_credits: 10,
+            tenant_weights: BTreeMap::new(),
+            tenant_limits: BTreeMap::new(),
             adoption_window: Duration::from_secs(12),
             proof_age_max: Duration::from_secs(4),
             trim_after: Duration::from_secs(600),
@@ -139,6 +154,15 @@ impl Config {
             self.pollers_max > 0 && self.calls_max > 0,
             "pollers_max and calls_max must be at least 1",
         );
+        let mut weights = self.tenant_weights.values();
+        check(
+            weights.all(|weight| (1..=1_000).contains(weight)),
+            "tenant_weights must be 1 to 1000",
+        );
+        let mut limits = self.tenant_limits.values();
+        if let Some(fault) = limits.find_map(|limit| limit.validate("tenant_limits").err()) {
+            check(false, &fault.to_string());
+        }
         if faults.is_empty() {
             Ok(())
         } else {

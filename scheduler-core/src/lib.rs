@@ -21,7 +21,7 @@
 //!
 //! let scheduler = Scheduler::start(Config::default(), memory::ports()).await?;
 //! let path = scheduler_core::path("default", "shop", "mail")?;
-//! let spec = PipelineSpec { steps: [].into(), defaults: TaskOptions::default(), n_partitions: 1 };
+//! let spec = PipelineSpec { n_partitions: 1, ..PipelineSpec::default() };
 //! scheduler.create_pipeline(&path, spec).await?;
 //! let submitted = scheduler.submit(&path, Submit::new(r#"{"to":"you"}"#)).await?;
 //!
@@ -51,6 +51,7 @@ pub mod conformance;
 #[cfg(feature = "driver")]
 pub mod driver;
 mod error;
+pub mod explain;
 mod id;
 pub mod member;
 #[cfg(feature = "memory")]
@@ -82,10 +83,13 @@ pub use self::{
     },
     name::{
         ApplicationName, ApplicationPath, ExecutorName, NAME_LEN_MAX, PipelineName, PipelinePath,
-        TenantName, path,
+        PoolName, TenantName, path,
     },
     pipeline::{Mode, Pipeline, PipelineSpec, Revision, Step},
     port::store::StateName,
-    task::{ErrorCode, Failure, IdempotencyKey, Outcome, Retention, TaskOptions},
+    task::{
+        ErrorCode, Failure, GroupName, IdempotencyKey, Label, OrderingKey, Outcome, Priority,
+        Retention, TaskOptions,
+    },
     time::Timestamp,
 };

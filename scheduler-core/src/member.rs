@@ -8,6 +8,7 @@ mod dispatch;
 mod doubt;
 mod flush;
 mod look;
+mod share;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,17 +18,20 @@ use std::{
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
-pub use self::look::{InMemory, Load};
-use self::{claim::Ownership, dispatch::Dispatcher, flush::Lanes};
+use self::{claim::Ownership, dispatch::Dispatcher, flush::Lanes, share::Tenants};
+pub use self::{
+    dispatch::Fleet,
+    look::{InMemory, Load},
+};
 use crate::{
-    Config, Epoch, Error, IdempotencyKey, Offset, Outcome, Pipeline, PipelineNumber, ShardId, Slot,
-    TaskId, Timestamp,
+    Config, Epoch, Error, IdempotencyKey, Offset, OrderingKey, Outcome, Pipeline, PipelineNumber,
+    ShardId, Slot, TaskId, Timestamp,
     action::{Action, Answer, CallId},
     call::{Held, LeasedTask, Poll},
     port::{
         FailureKind,
         log::{Appended, Bounds, Fetch, Fetched, NewTask},
-        store::{Claimed, DueTasks, Flushed, KeyRow},
+        store::{Claimed, DueTasks, Flushed, KeyRow, KeyedTasks},
     },
     shard::{Loaded, Shard},
 };
@@ -61,6 +65,8 @@ pub enum Event {
     Loaded(ShardId, Epoch, Offset, Loaded),
     /// A page of parked tasks; `None` if it could not be read.
     DueRead(ShardId, Epoch, Option<DueTasks>),
+    /// Tasks with an ordering key; `None` if they could not be read.
+    KeyedRead(ShardId, Epoch, OrderingKey, Option<KeyedTasks>),
     /// What a key stands for.
     KeyFound(
         ShardId,
@@ -91,13 +97,15 @@ pub enum Event {
 #[derive(Debug)]
 pub enum Call {
     /// Tasks for a worker.
-    Poll(PipelineNumber, Poll),
+    Poll(Fleet, Poll),
     /// What became of attempts: one part of the answer each.
     Report(Vec<(Held, Outcome)>),
     /// Signs of life: one part of the answer each.
     Renew(Vec<(Held, bool, Option<Bytes>)>),
     /// The end of a task.
     Cancel(TaskId),
+    /// A discarded task is to run again.
+    Redrive(TaskId),
     /// A new task with an idempotency key.
     SubmitKeyed(ShardId, IdempotencyKey, NewTask),
     /// Where tasks are: one part of the answer each.
@@ -123,6 +131,9 @@ pub struct Member {
     shards: FxHashMap<ShardId, Shard>,
     ownership: Ownership,
     dispatcher: Dispatcher,
+    tenants: Tenants,
+    /// When a tenant may start tasks again.
+    tenants_at: Option<Timestamp>,
     lanes: Lanes,
     /// When each shard has something to do next.
     wakes: BTreeSet<(Timestamp, ShardId)>,
@@ -152,6 +163,8 @@ impl Member {
             shards: FxHashMap::default(),
             ownership: Ownership::default(),
             dispatcher: Dispatcher::default(),
+            tenants: Tenants::default(),
+            tenants_at: None,
             wakes: BTreeSet::new(),
             wake_of: FxHashMap::default(),
             touched: BTreeSet::new(),
@@ -181,7 +194,7 @@ impl Member {
             Event::Released(shards) => self.released(&shards),
             Event::Fetched(all) => {
                 for (from, fetched) in all {
-                    self.with_shard(fetched.shard, |shard| {
+                    self.with_shard(fetched.shard, now, |shard| {
                         shard.fetched(from, fetched, now, out)
                     });
                 }
@@ -189,16 +202,23 @@ impl Member {
             Event::LogLost(id, from, why) => self.log_lost(id, from, &why, now, out),
             Event::Flushed(lane, answers) => self.flushed(lane, answers, now, out),
             Event::Loaded(id, epoch, offset, loaded) => {
-                self.with_epoch(id, epoch, |shard| shard.loaded(offset, loaded, now, out));
+                self.with_epoch(id, epoch, now, |shard| {
+                    shard.loaded(offset, loaded, now, out)
+                });
             }
             Event::DueRead(id, epoch, page) => {
-                self.with_epoch(id, epoch, |shard| shard.due_read(page, now));
+                self.with_epoch(id, epoch, now, |shard| shard.due_read(page, now));
+            }
+            Event::KeyedRead(id, epoch, key, page) => {
+                self.with_epoch(id, epoch, now, |shard| shard.keyed_read(&key, page, now));
             }
             Event::KeyFound(id, epoch, key, found) => {
-                self.with_epoch(id, epoch, |shard| shard.key_found(&key, found, now, out));
+                self.with_epoch(id, epoch, now, |shard| {
+                    shard.key_found(&key, found, now, out)
+                });
             }
             Event::KeyedAppended(id, epoch, key, appended) => {
-                self.with_epoch(id, epoch, |shard| {
+                self.with_epoch(id, epoch, now, |shard| {
                     shard.keyed_appended(&key, appended, now, out);
                 });
             }
@@ -210,7 +230,7 @@ impl Member {
                         id: task.id,
                         token: task.token,
                     };
-                    self.with_shard(task.id.shard, |shard| shard.ungrant(held, now, out));
+                    self.with_shard(task.id.shard, now, |shard| shard.ungrant(held, now, out));
                 }
             }
             Event::Stop => self.stopping = true,
@@ -240,9 +260,13 @@ impl Member {
         let proven = self.is_proven(now);
         let timers = self.wakes.first().map(|(at, _)| *at).filter(|_| proven);
         let polls = self.dispatcher.wake_at();
+        let tenants = self.tenants_at.filter(|_| self.dispatcher.is_contended());
         let flushes = self.lanes.wake_at(&self.config);
         let claims = self.ownership.wake_at().filter(|_| proven);
-        [timers, polls, flushes, claims].into_iter().flatten().min()
+        [timers, polls, tenants, flushes, claims]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Grows whenever another set of shards has room for more of its log: look at
@@ -293,20 +317,30 @@ impl Member {
             .is_some_and(|at| now.since(at) <= self.config.proof_age_max)
     }
 
-    fn with_shard(&mut self, id: ShardId, act: impl FnOnce(&mut Shard)) {
+    fn with_shard(&mut self, id: ShardId, now: Timestamp, act: impl FnOnce(&mut Shard)) {
         if let Some(shard) = self.shards.get_mut(&id) {
-            let before = (shard.n_bytes(), shard.n_window());
+            let before = (shard.n_bytes(), shard.n_window(), shard.service());
             act(shard);
             self.n_bytes = self.n_bytes - before.0 + shard.n_bytes();
             self.n_tasks = self.n_tasks - before.1 + shard.n_window();
             self.touched.insert(id);
+            let after = shard.service();
+            if before.2 != after {
+                self.count_service(id, before.2, after, now);
+            }
         }
     }
 
     /// Ignores what an earlier epoch of the shard asked for.
-    fn with_epoch(&mut self, id: ShardId, epoch: Epoch, act: impl FnOnce(&mut Shard)) {
+    fn with_epoch(
+        &mut self,
+        id: ShardId,
+        epoch: Epoch,
+        now: Timestamp,
+        act: impl FnOnce(&mut Shard),
+    ) {
         if self.epoch_of(id) == Some(epoch) {
-            self.with_shard(id, act);
+            self.with_shard(id, now, act);
         }
     }
 
@@ -320,7 +354,7 @@ impl Member {
             }
             self.wakes.pop_first();
             self.wake_of.remove(&id);
-            self.with_shard(id, |shard| shard.tick(now, proven, out));
+            self.with_shard(id, now, |shard| shard.tick(now, proven, out));
         }
     }
 
@@ -352,12 +386,12 @@ impl Member {
 
     fn call(&mut self, id: CallId, call: Call, now: Timestamp, out: &mut Vec<Action>) {
         match call {
-            Call::Poll(pipeline, poll) => self.poll(id, pipeline, poll, now, out),
+            Call::Poll(fleet, poll) => self.poll(id, fleet, poll, now, out),
             Call::Report(reports) => {
                 for (part, (held, outcome)) in (0..).zip(reports) {
                     let to = (id, part);
                     if self.shards.contains_key(&held.id.shard) {
-                        self.with_shard(held.id.shard, |shard| {
+                        self.with_shard(held.id.shard, now, |shard| {
                             shard.report(to, held, outcome, now, out);
                         });
                     } else {
@@ -370,7 +404,7 @@ impl Member {
                 for (part, (held, from_handler, progress)) in (0..).zip(heartbeats) {
                     let to = (id, part);
                     if self.shards.contains_key(&held.id.shard) {
-                        self.with_shard(held.id.shard, |shard| {
+                        self.with_shard(held.id.shard, now, |shard| {
                             shard.renew(to, held, from_handler, progress, now, out);
                         });
                     } else {
@@ -380,12 +414,21 @@ impl Member {
                 }
             }
             Call::Cancel(task) if self.shards.contains_key(&task.shard) => {
-                self.with_shard(task.shard, |shard| shard.cancel(id, task.offset, now, out));
+                self.with_shard(task.shard, now, |shard| {
+                    shard.cancel(id, task.offset, now, out)
+                });
             }
             Call::SubmitKeyed(shard, key, task) if self.shards.contains_key(&shard) => {
-                self.with_shard(shard, |shard| shard.submit_keyed(id, key, task, out));
+                self.with_shard(shard, now, |shard| shard.submit_keyed(id, key, task, out));
             }
-            Call::Cancel(TaskId { shard, .. }) | Call::SubmitKeyed(shard, ..) => {
+            Call::Redrive(task) if self.shards.contains_key(&task.shard) => {
+                self.with_shard(task.shard, now, |shard| {
+                    shard.redrive(id, task.offset, now, out)
+                });
+            }
+            Call::Cancel(TaskId { shard, .. })
+            | Call::Redrive(TaskId { shard, .. })
+            | Call::SubmitKeyed(shard, ..) => {
                 if self.ownership.is_coming(shard) && !self.stopping {
                     self.defer(shard, id, Deferred::Call(call));
                 } else {
@@ -417,6 +460,7 @@ impl Member {
         let moved = Err(Error::moved());
         let answer = match call {
             Call::Cancel(_) => Answer::Cancelled(moved),
+            Call::Redrive(_) => Answer::Redriven(moved),
             _ => Answer::Submitted(Err(Error::moved())),
         };
         out.push(Action::Answer(id, 0, answer));

@@ -62,6 +62,8 @@ names! {
     ApplicationName, "application";
     /// A pipeline's name within its application.
     PipelineName, "pipeline";
+    /// The pipelines that one fleet of workers serves.
+    PoolName, "pool";
     /// A container that runs command lines.
     ExecutorName, "executor";
 }

@@ -30,6 +30,9 @@ pub trait Owner: Debug + Send + Sync {
     /// Cancels a task; answered when that is durable.
     async fn cancel(&self, id: TaskId) -> Result<(), Error>;
 
+    /// Lets a discarded task run again; answered when that is durable.
+    async fn redrive(&self, id: TaskId) -> Result<(), Error>;
+
     /// Where tasks are, in the order asked.
     async fn see(&self, ids: Vec<TaskId>) -> Result<Vec<Seen>, Error>;
 

@@ -1,14 +1,15 @@
 //! A pipeline: its steps, the options its tasks start from, and where it lives.
 
 pub mod command;
+pub mod limits;
 mod mode;
 
 use std::sync::Arc;
 
 pub use self::mode::Mode;
 use crate::{
-    ExecutorName, Invalid, PipelineNumber, PipelinePath, Timestamp,
-    pipeline::command::CommandTemplate,
+    ExecutorName, Invalid, PipelineNumber, PipelinePath, PoolName, Timestamp,
+    pipeline::{command::CommandTemplate, limits::Limits},
     task::{TaskOptions, retry::RetryPolicy},
 };
 
@@ -39,8 +40,25 @@ pub struct PipelineSpec {
     pub steps: Arc<[Step]>,
     /// What its tasks start from.
     pub defaults: TaskOptions,
+    /// The workers that it shares with other pipelines; without it, it has its own.
+    pub pool: Option<PoolName>,
+    /// How many of them may run at once, and how many may start in a while.
+    pub limits: Limits,
     /// Partitions of its log: 1 to [`PARTITIONS_MAX`].
     pub n_partitions: u16,
+}
+
+impl Default for PipelineSpec {
+    /// No steps, one partition, and nothing else asked for.
+    fn default() -> Self {
+        Self {
+            steps: [].into(),
+            defaults: TaskOptions::default(),
+            limits: Limits::default(),
+            pool: None,
+            n_partitions: 1,
+        }
+    }
 }
 
 impl PipelineSpec {
@@ -61,14 +79,24 @@ impl PipelineSpec {
         if !(1..=PARTITIONS_MAX).contains(&self.n_partitions) {
             return Err(Invalid::new("options.partitions", "must be 1 to 1024"));
         }
-        if self.defaults.run_at.is_some() {
-            let rule = "is for single tasks; a pipeline cannot have it as a default";
-            return Err(Invalid::new("options.run_at", rule));
+        let defaults = &self.defaults;
+        for (field, is_given) in [
+            ("options.run_at", defaults.run_at.is_some()),
+            ("options.expires_at", defaults.expires_at.is_some()),
+            ("options.key", defaults.key.is_some()),
+            (
+                "options.idempotency_key",
+                defaults.idempotency_key.is_some(),
+            ),
+        ] {
+            if is_given {
+                let rule = "is for single tasks; a pipeline cannot have it as a default";
+                return Err(Invalid::new(field, rule));
+            }
         }
-        if self.defaults.idempotency_key.is_some() {
-            let rule = "is for single tasks; a pipeline cannot have it as a default";
-            return Err(Invalid::new("options.idempotency_key", rule));
-        }
+        self.limits
+            .validate()
+            .map_err(|fault| fault.within("options"))?;
         self.defaults
             .validate()
             .map_err(|fault| fault.within("options"))

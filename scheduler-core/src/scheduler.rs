@@ -2,6 +2,7 @@
 
 mod deletion;
 mod directory;
+mod operate;
 mod pipelines;
 mod read;
 mod route;

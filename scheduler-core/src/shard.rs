@@ -3,13 +3,20 @@
 //! It decides what is handed out, saved, shown and forgotten. It does no I/O: what must be read or
 //! written goes out as [`Action`]s. Ownership, lanes and polls are the member's.
 
+mod explain;
 mod key;
 mod lease;
+pub(crate) mod limit;
 mod load;
+mod order;
+mod outage;
 mod park;
+mod ready;
 mod save;
+mod service;
 mod settled;
 mod timer;
+mod transition;
 mod trim;
 mod view;
 mod window;
@@ -18,21 +25,32 @@ use std::collections::{BTreeMap, VecDeque};
 
 use self::{
     key::KeyState,
+    limit::{Closed, Gauge},
     load::Loading,
+    order::Order,
+    outage::Outage,
     park::Due,
-    save::{Ack, Saves},
+    ready::Ready,
+    save::Saves,
     window::{Entry, Hold, SlotRef, Window},
 };
-pub use self::{lease::Credit, load::Loaded, save::Urgency, timer::Wheel};
+pub use self::{
+    lease::{Credit, Taker},
+    load::Loaded,
+    save::Urgency,
+    service::Service,
+    timer::Wheel,
+};
 use crate::{
-    Config, Epoch, IdempotencyKey, LeaseToken, Offset, ShardId, Timestamp,
+    Config, Epoch, IdempotencyKey, LeaseToken, Mode, Offset, ShardId, Timestamp,
     action::Action,
+    pipeline::limits::Limits,
     port::{
         log::{Fetch, Fetched, RecordBody},
         store::Claimed,
     },
     task::{
-        event::Event,
+        event::{Event, Refusal},
         state::{Rules, State, Task},
     },
     watermark::Watermark,
@@ -50,6 +68,8 @@ pub struct Shard {
     config: std::sync::Arc<Config>,
     rules: Rules,
     revision: crate::Revision,
+    mode: Mode,
+    limits: Limits,
     rng: fastrand::Rng,
 
     /// Ended or stored, in memory's view: what the next flush will say.
@@ -63,12 +83,19 @@ pub struct Shard {
 
     window: Window,
     is_full: bool,
-    ready: VecDeque<SlotRef>,
+    ready: Ready,
+    order: Order,
+    /// What the limits for the whole shard have counted.
+    gauge: Gauge,
+    outage: Outage,
+    /// Tasks that are being set aside.
+    n_aside: usize,
     timers: Wheel,
     last_token: LeaseToken,
     /// Leases that are not stored yet, oldest first.
     fresh: VecDeque<(SlotRef, LeaseToken)>,
     n_running: usize,
+    service: Service,
 
     saves: Saves,
     keys: BTreeMap<IdempotencyKey, KeyState>,
@@ -108,8 +135,11 @@ impl Shard {
             rules: Rules {
                 lease: config.lease,
                 defaults: pipeline.spec.defaults.clone(),
+                may_discard: true,
             },
             revision: pipeline.revision,
+            mode: pipeline.mode.clone(),
+            limits: pipeline.spec.limits,
             rng: fastrand::Rng::with_seed(seed),
             watermark: Watermark::restore(claimed.watermark, &claimed.done),
             next_fetch: claimed.watermark,
@@ -118,11 +148,16 @@ impl Shard {
             adopting: VecDeque::new(),
             window: Window::default(),
             is_full: false,
-            ready: VecDeque::new(),
+            ready: Ready::new(),
+            order: Order::new(claimed.has_keyed, claimed.watermark, now),
+            gauge: Gauge::default(),
+            outage: Outage::new(credits_of(pipeline, &config)),
+            n_aside: 0,
             timers: Wheel::new(now),
             last_token: LeaseToken::before_first(claimed.epoch),
             fresh: VecDeque::new(),
             n_running: 0,
+            service: Service::default(),
             saves: Saves::new(claimed.watermark, now),
             keys: BTreeMap::new(),
             unfound: Vec::new(),
@@ -137,6 +172,7 @@ impl Shard {
             let at = shard.insert_stored(stored, now);
             shard.place(at, now);
         }
+        shard.rules.may_discard = shard.outage.may_discard();
         shard
     }
 
@@ -164,6 +200,12 @@ impl Shard {
         self.window.n_bytes()
     }
 
+    /// What it has used of workers.
+    #[must_use]
+    pub fn service(&self) -> Service {
+        self.service
+    }
+
     /// The next offset to read from the log.
     #[must_use]
     pub fn next_fetch(&self) -> Offset {
@@ -177,9 +219,14 @@ impl Shard {
     }
 
     /// Takes over a changed pipeline.
-    pub fn set_pipeline(&mut self, pipeline: &crate::Pipeline) {
+    pub fn set_pipeline(&mut self, pipeline: &crate::Pipeline, now: Timestamp) {
         self.rules.defaults = pipeline.spec.defaults.clone();
         self.revision = pipeline.revision;
+        self.mode = pipeline.mode.clone();
+        if self.limits != pipeline.spec.limits {
+            self.limits = pipeline.spec.limits;
+            self.ready.judge_groups(&self.limits.group, now);
+        }
     }
 
     /// Whether there is room to read more from the log. Once memory was full, an eighth of it must be
@@ -247,6 +294,7 @@ impl Shard {
             }
             self.pass_gap(expected, record.offset);
             expected = record.offset.next();
+            self.order.read_past(expected);
             if self.watermark.is_done(record.offset) || self.window.contains(record.offset) {
                 continue;
             }
@@ -254,6 +302,7 @@ impl Shard {
         }
         self.pass_gap(expected, fetched.next);
         self.next_fetch = fetched.next.max(expected);
+        self.order.read_past(self.next_fetch);
     }
 
     /// Offsets that the log does not have count as done.
@@ -281,8 +330,9 @@ impl Shard {
                     entry.hold = Hold::Key;
                 }
                 let at = self.insert(entry, now);
+                self.join_key(at);
                 match key {
-                    Some(key) => self.check_key(at, offset, key, out),
+                    Some(key) => self.check_key(at, offset, key, now, out),
                     None => self.place(at, now),
                 }
             }
@@ -293,7 +343,7 @@ impl Shard {
                     traceparent: None,
                 };
                 let mut task = Task::accepted(offset, accepted_at, submitted, now);
-                task.discard_malformed(&reason, crate::WorkerId::nobody(), now);
+                task.discard_malformed(&reason, now);
                 let at = self.insert(Entry::new(task), now);
                 self.save_later(at);
             }
@@ -326,15 +376,27 @@ impl Shard {
         if proven {
             while let Some(slot) = self.timers.pop(now) {
                 let at = self.window.at(slot);
-                if let Err(_refused) = self.transition(at, Event::TimerFired, None, now, out) {
+                if let Err(_refused) = self.fire(at, now, out) {
                     // A renewed lease or a task that waits longer: its real deadline is armed instead.
                     self.place(at, now);
                 }
             }
         }
+        self.ready.refill(&self.limits.group, now);
         self.find_again(now, out);
         self.read_due(now, out);
         self.trim_log(now, out);
+    }
+
+    /// The time has come that a task waits for.
+    fn fire(&mut self, at: SlotRef, now: Timestamp, out: &mut Vec<Action>) -> Result<(), Refusal> {
+        let entry = self.window.get_mut(at);
+        if let Some(entry) = entry
+            && let State::Scheduled { due_at } | State::Retryable { due_at } = entry.task.state
+        {
+            entry.since = due_at.min(now);
+        }
+        self.transition(at, Event::TimerFired, None, now, out)
     }
 
     fn end_adoption(&mut self, now: Timestamp) {
@@ -355,70 +417,30 @@ impl Shard {
         let due = self.due.wake_at(!self.is_full);
         let keys = (!self.unfound.is_empty()).then_some(self.find_at);
         let timers = self.timers.next_at();
-        [timers, adoption, due, keys, self.trim.wake_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        let starts = self.start_at();
+        let (groups, order) = (self.ready.refill_at(), self.order.wake_at());
+        let trim = self.trim.wake_at();
+        let wakes = [timers, adoption, due, keys, starts, groups, order, trim];
+        wakes.into_iter().flatten().min()
     }
 
-    /// Applies one event to one task and follows it up.
-    fn transition(
-        &mut self,
-        at: SlotRef,
-        event: Event,
-        ack: Option<Ack>,
-        now: Timestamp,
-        out: &mut Vec<Action>,
-    ) -> Result<(), crate::task::event::Refusal> {
-        use crate::task::event::Effect;
-
-        let Some(entry) = self.window.get_mut(at) else {
-            return Err(crate::task::event::Refusal::WrongState);
-        };
-        let was_running = matches!(entry.task.state, State::Running(_));
-        let shown = match event {
-            Event::Leased { .. } | Event::Adopted { .. } | Event::Renewed { .. } => None,
-            Event::Reported { .. } | Event::TimerFired | Event::CancelRequested => {
-                Some(view::shown(&entry.task))
-            }
-        };
-        let effect = entry.task.apply(event, now, &self.rules, &mut self.rng)?;
-        let is_running = matches!(entry.task.state, State::Running(_));
-        let is_ended = matches!(entry.task.state, State::Ended { .. });
-        match (was_running, is_running) {
-            (false, true) => self.n_running += 1,
-            (true, false) => self.n_running -= 1,
-            (false, false) | (true, true) => {}
+    /// When tasks can start again that wait for time alone. Nothing once that time has been seen.
+    fn start_at(&self) -> Option<Timestamp> {
+        if self.ready.len() == 0 {
+            return None;
         }
-        match effect {
-            Effect::GoOn => {
-                self.window.recount(at);
-                self.place(at, now);
-            }
-            Effect::SaveFirst | Effect::SaveAndTell(_) => {
-                if entry.shown.is_none() {
-                    entry.shown = shown;
-                }
-                let held = crate::call::Held {
-                    id: crate::TaskId {
-                        shard: self.id,
-                        offset: entry.task.offset,
-                    },
-                    token: entry.task.token,
-                };
-                self.window.recount(at);
-                self.timers.disarm(at.slot);
-                self.save_now(at, ack);
-                if let Effect::SaveAndTell(why) = effect {
-                    if is_ended {
-                        // How it ended must not show before it is durable.
-                        self.tell_when_saved(at, Ack::Lost(held, why));
-                    } else {
-                        out.push(Action::LeaseEnded(held, why));
-                    }
-                }
-            }
-        }
-        Ok(())
+        let seen = self.timers.now();
+        let probe = self.outage.wake_at();
+        let opens_at = match self.gauge.closed(&self.limits.all, seen) {
+            Some(Closed::Until(at)) => Some(probe.map_or(at, |probe| probe.max(at))),
+            Some(Closed::Full(_)) => None,
+            None => probe,
+        };
+        opens_at.filter(|at| *at > seen)
     }
+}
+
+/// The credits of one shard of a pipeline.
+fn credits_of(pipeline: &crate::Pipeline, config: &Config) -> u32 {
+    (config.discard_credits / u32::from(pipeline.spec.n_partitions)).max(1)
 }

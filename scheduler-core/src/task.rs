@@ -9,13 +9,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use self::options::{ErrorCode, IdempotencyKey, Retention, TaskOptions};
+pub use self::options::{
+    ErrorCode, GroupName, IdempotencyKey, Label, OrderingKey, Priority, Retention, TaskOptions,
+};
 use crate::{LeaseToken, Timestamp, WorkerId};
 
 /// The longest message of a failure in bytes; longer ones are cut.
 pub const MESSAGE_LEN_MAX: usize = 4 * 1024;
 /// The longest detail of a failure in bytes; longer ones are refused.
 pub const DETAIL_LEN_MAX: usize = 256 * 1024;
+
+/// How many errors one task keeps, the newest ones.
+pub const ERRORS_MAX: usize = 100;
 
 /// How many bytes of details one task keeps, of its newest failures.
 pub const DETAILS_LEN_MAX: usize = 4 * DETAIL_LEN_MAX;

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// A point in time: milliseconds since 1970-01-01 UTC, on a clock that never goes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(u64);
 
 impl Timestamp {

@@ -19,8 +19,8 @@ use scheduler_core::{
         catalog::{CatalogVersion, Change, Changed, Snapshot},
         log::{Appended, Bounds, Fetch, Fetches, NewRecord, Record},
         store::{
-            Claim, Claimed, DuePage, DueTasks, Flushed, Found, ListPage, Lookup, ShardFlush,
-            StoredTask,
+            Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyedPage, KeyedTasks, ListPage,
+            Lookup, ShardFlush, StoredTask,
         },
     },
 };
@@ -152,6 +152,10 @@ impl TaskStore for Mortal<dyn TaskStore> {
         self.port.due(pages).await
     }
 
+    async fn keyed(&self, pages: &[KeyedPage]) -> Result<Vec<KeyedTasks>, PortError> {
+        self.port.keyed(pages).await
+    }
+
     async fn get(&self, lookups: &[Lookup]) -> Result<Vec<Option<Found>>, PortError> {
         self.port.get(lookups).await
     }
@@ -211,6 +215,7 @@ fn spec() -> PipelineSpec {
         steps: [].into(),
         defaults: TaskOptions::default(),
         n_partitions: 2,
+        ..PipelineSpec::default()
     }
 }
 

@@ -19,6 +19,7 @@ async fn scheduler_with(data: &str) -> (Scheduler, PipelinePath, Vec<TaskId>) {
         steps: [].into(),
         defaults: TaskOptions::default(),
         n_partitions: 3,
+        ..PipelineSpec::default()
     };
     scheduler.create_pipeline(&path, spec).await.unwrap();
     let mut ids = Vec::new();

@@ -83,6 +83,7 @@ impl Cluster {
             steps: [].into(),
             defaults: TaskOptions::default(),
             n_partitions: 32,
+            ..PipelineSpec::default()
         };
         let created = cluster.front.create_pipeline(&cluster.path, spec).await;
         created.unwrap();

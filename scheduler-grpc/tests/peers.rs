@@ -42,6 +42,7 @@ async fn start() -> Processes {
         steps: [].into(),
         defaults: TaskOptions::default(),
         n_partitions: 4,
+        ..PipelineSpec::default()
     };
     front.create_pipeline(&path, spec).await.unwrap();
     let services = Services::new(member.clone(), Access::Open, Limits::default()).unwrap();

@@ -53,6 +53,7 @@ fn spec() -> PipelineSpec {
         steps: [].into(),
         defaults: TaskOptions::default(),
         n_partitions: 2,
+        ..PipelineSpec::default()
     }
 }
 

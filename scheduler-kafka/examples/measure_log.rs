@@ -40,6 +40,7 @@ fn pipeline(number: u32, n_partitions: u16) -> Arc<Pipeline> {
             steps: [].into(),
             defaults: TaskOptions::default(),
             n_partitions,
+            ..PipelineSpec::default()
         },
         mode: scheduler_core::Mode::Active,
         created_at: Timestamp::EPOCH,

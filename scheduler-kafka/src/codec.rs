@@ -8,7 +8,7 @@ use std::{fmt::Write as _, sync::Arc};
 use bytes::Bytes;
 use rdkafka::message::{Header, OwnedHeaders};
 use scheduler_core::{
-    Offset, Timestamp,
+    Offset, OrderingKey, TaskOptions, Timestamp,
     port::log::{NewTask, Record, RecordBody},
 };
 use serde::de::IgnoredAny;
@@ -42,6 +42,12 @@ pub(crate) fn headers(task: &NewTask) -> OwnedHeaders {
         }),
         None => headers,
     }
+}
+
+/// The key of a task's record: its ordering key, so that other readers find the tasks of one key together.
+pub(crate) fn key(task: &NewTask) -> Option<&[u8]> {
+    let options = task.options.as_ref()?;
+    options.key.as_ref().map(|key| key.as_str().as_bytes())
 }
 
 fn name(header: &'static std::ffi::CStr) -> &'static str {
@@ -107,6 +113,7 @@ fn task(raw: Raw<'_>, payload_bytes_max: usize) -> Result<NewTask, String> {
             None
         }
     };
+    let options = with_key(options, raw.key);
     let traceparent = raw.traceparent.and_then(|text| str::from_utf8(text).ok());
     Ok(NewTask {
         data: Bytes::copy_from_slice(value),
@@ -115,6 +122,17 @@ fn task(raw: Raw<'_>, payload_bytes_max: usize) -> Result<NewTask, String> {
             .filter(|text| text.len() <= TRACE_BYTES_MAX)
             .map(Arc::from),
     })
+}
+
+/// The record's key orders the task, unless its options have one. A key that no task may have means nothing.
+fn with_key(options: Option<TaskOptions>, key: Option<&[u8]>) -> Option<TaskOptions> {
+    let key = key.and_then(|key| str::from_utf8(key).ok());
+    let Some(key) = key.and_then(|key| OrderingKey::try_from(key).ok()) else {
+        return options;
+    };
+    let mut options = options.unwrap_or_default();
+    options.key.get_or_insert(key);
+    Some(options)
 }
 
 fn check_json(value: &[u8]) -> Result<(), String> {
@@ -168,6 +186,63 @@ mod tests {
             };
             assert_eq!((task.data.as_ref(), task.options), (value.as_bytes(), None));
         }
+    }
+
+    fn key_of(key: &[u8], options: Option<Option<&[u8]>>) -> Option<String> {
+        let raw = Raw {
+            key: Some(key),
+            value: Some(b"{}"),
+            options,
+            ..RAW
+        };
+        let RecordBody::Task(task) = record(Offset(3), raw, 1_000).body else {
+            panic!("it must be a task");
+        };
+        let options = task.options?;
+        Some(options.key.as_ref()?.as_str().to_owned())
+    }
+
+    #[test]
+    fn the_key_of_a_record_orders_its_task() {
+        let own = options::encode(&TaskOptions {
+            key: Some("own".try_into().unwrap()),
+            ..TaskOptions::default()
+        });
+        let other = options::encode(&TaskOptions {
+            cost: Some(2),
+            ..TaskOptions::default()
+        });
+        for options in [None, Some(None), Some(Some(&other[..]))] {
+            assert_eq!(key_of(b"order-7", options).as_deref(), Some("order-7"));
+        }
+        assert_eq!(key_of(b"order-7", Some(Some(&own))).as_deref(), Some("own"));
+        // With a value it does not ask whether the log is closed.
+        let probe = String::from_utf8(PROBE_KEY.to_vec()).ok();
+        assert_eq!(key_of(PROBE_KEY, None), probe);
+    }
+
+    #[test]
+    fn a_key_that_no_task_may_have_means_nothing() {
+        let long = [b'k'; 256];
+        for key in [&b""[..], b"a key", b"\xff", "\u{e4}".as_bytes(), &long] {
+            assert_eq!(key_of(key, None), None, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn the_ordering_key_is_the_key_of_the_record() {
+        let task = |options| NewTask {
+            data: Bytes::from_static(b"{}"),
+            options: Some(Arc::new(options)),
+            traceparent: None,
+        };
+        let mut options = TaskOptions {
+            idempotency_key: Some("once".try_into().unwrap()),
+            ..TaskOptions::default()
+        };
+        assert_eq!(key(&task(options.clone())), None);
+        options.key = Some("order-7".try_into().unwrap());
+        assert_eq!(key(&task(options)), Some(&b"order-7"[..]));
     }
 
     #[test]

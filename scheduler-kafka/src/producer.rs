@@ -189,7 +189,10 @@ impl Producer {
             let sent = BaseRecord::with_opaque_to(&topic.name, pending)
                 .partition(i32::from(record.shard.partition.0))
                 .headers(codec::headers(&record.task));
-            let sent: BaseRecord<'_, [u8], [u8], _> = sent.payload(&record.task.data);
+            let mut sent: BaseRecord<'_, [u8], [u8], _> = sent.payload(&record.task.data);
+            if let Some(key) = codec::key(&record.task) {
+                sent = sent.key(key);
+            }
             if let Err((err, sent)) = client.send(sent) {
                 if code_of(&err) == RDKafkaErrorCode::Fatal {
                     client.context().is_broken.store(true, Ordering::Relaxed);
@@ -404,6 +407,7 @@ mod tests {
                 steps: [].into(),
                 defaults: TaskOptions::default(),
                 n_partitions: 1,
+                ..PipelineSpec::default()
             },
             mode: scheduler_core::Mode::Active,
             created_at: Timestamp::EPOCH,

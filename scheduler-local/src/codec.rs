@@ -18,8 +18,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use scheduler_core::Timestamp;
 
-/// The only version so far.
-const VERSION: u8 = 1;
+/// What is written. Version 2 has more options; blobs of every version are read.
+const VERSION: u8 = 2;
+/// The first version in which tasks have ordering keys, groups, labels and what came with them.
+const WITH_KEYS: u8 = 2;
 const CHECKSUM_LEN: usize = 4;
 
 /// Why a blob cannot be read: always damage, or a newer program wrote it.
@@ -113,6 +115,7 @@ impl Writer {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
+    version: u8,
 }
 
 impl<'a> Reader<'a> {
@@ -122,11 +125,22 @@ impl<'a> Reader<'a> {
         if crc32fast::hash(content) != u32::from_le_bytes(*checksum) {
             return Err(Unreadable::Checksum);
         }
-        let mut this = Self { rest: content };
-        match this.byte()? {
-            VERSION => Ok(this),
+        let (version, rest) = content.split_first().ok_or(Unreadable::Short)?;
+        match *version {
+            version @ 1..=VERSION => Ok(Self { rest, version }),
             other => Err(Unreadable::Version(other)),
         }
+    }
+
+    /// A part of the same blob, that had its length before it.
+    pub(crate) fn part(&mut self) -> Result<Self, Unreadable> {
+        let rest = self.slice()?;
+        Ok(Self { rest, ..*self })
+    }
+
+    /// Whether the blob is of this version or a newer one.
+    pub(crate) fn is_since(&self, version: u8) -> bool {
+        self.version >= version
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -248,6 +262,17 @@ mod tests {
             assert_eq!(Reader::blob(&flipped).err(), Some(Unreadable::Checksum));
         }
         assert_eq!(Reader::blob(&blob[..3]).err(), Some(Unreadable::Short));
+    }
+
+    #[test]
+    fn a_blob_of_a_version_to_come_is_refused() {
+        for version in [0, VERSION + 1] {
+            let blob = Writer { out: vec![version] }.into_blob();
+            assert_eq!(
+                Reader::blob(&blob).err(),
+                Some(Unreadable::Version(version))
+            );
+        }
     }
 
     #[test]

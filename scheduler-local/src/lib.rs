@@ -17,7 +17,7 @@
 //! # let directory = tempfile::tempdir()?;
 //! let local = scheduler_local::open(scheduler_local::Config::new(directory.path())).await?;
 //! let path = scheduler_core::path("default", "shop", "mail")?;
-//! let spec = PipelineSpec { steps: [].into(), defaults: TaskOptions::default(), n_partitions: 1 };
+//! let spec = PipelineSpec { n_partitions: 1, ..PipelineSpec::default() };
 //! local.catalog().change(Change::CreatePipeline { path, spec, at: Timestamp::EPOCH }).await?;
 //! let pipeline = Arc::new(local.catalog().snapshot().await?.pipelines.remove(0));
 //!

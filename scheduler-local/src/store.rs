@@ -9,12 +9,12 @@ use std::{
 
 use async_trait::async_trait;
 use scheduler_core::{
-    Epoch, PipelineNumber, ShardId,
+    Epoch, LeaseToken, OrderingKey, PipelineNumber, ShardId,
     port::{
         PortError, TaskStore,
         store::{
-            Claim, Claimed, DuePage, DueTasks, Flushed, Found, ListPage, Lookup, ShardFlush,
-            StateName, StoredState, StoredTask,
+            Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyedPage, KeyedTasks, ListPage,
+            Lookup, Parked, ShardFlush, StateName, StoredState, StoredTask,
         },
     },
 };
@@ -96,14 +96,33 @@ fn task_row(task: &StoredTask) -> TaskRow {
         accepted_at: time_key(task.accepted_at),
         due_at,
         keep_until,
+        ordering_key: ordering_key(task).map(|key| key.as_str().into()),
         body: encode_task(task),
     }
 }
 
+/// The key by which a task is found: not of one that has ended, or is to run later and never did.
+fn ordering_key(task: &StoredTask) -> Option<&OrderingKey> {
+    let is_found = match task.state {
+        StoredState::Parked {
+            kind: Parked::Scheduled,
+            ..
+        } => task.token != LeaseToken::NONE,
+        StoredState::Parked { .. } | StoredState::Running { .. } => true,
+        StoredState::Ended { .. } => false,
+    };
+    let options = task.task.options.as_ref().filter(|_| is_found)?;
+    options.key.as_ref()
+}
+
 /// What the rows take in memory, about.
 fn rows_len(parts: &[PartRows]) -> usize {
+    let task_len = |task: &TaskRow| {
+        let key = task.ordering_key.as_ref().map_or(0, |key| key.len());
+        task.body.len() + key + 64
+    };
     let len = |part: &PartRows| {
-        let bodies: usize = part.tasks.iter().map(|task| task.body.len() + 64).sum();
+        let bodies: usize = part.tasks.iter().map(task_len).sum();
         bodies + part.done.len() * 160 + part.forgotten.len() * 8 + part.keys.len() * 160 + 128
     };
     parts.iter().map(len).sum()
@@ -146,6 +165,10 @@ impl TaskStore for LocalStore {
 
     async fn due(&self, pages: &[DuePage]) -> Result<Vec<DueTasks>, PortError> {
         read::due(&self.readers, pages).await
+    }
+
+    async fn keyed(&self, pages: &[KeyedPage]) -> Result<Vec<KeyedTasks>, PortError> {
+        read::keyed(&self.readers, pages).await
     }
 
     async fn get(&self, lookups: &[Lookup]) -> Result<Vec<Option<Found>>, PortError> {

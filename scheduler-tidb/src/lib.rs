@@ -10,7 +10,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let tidb = Tidb::open(Config::new("mysql://scheduler:secret@tidb:4000/workload")).await?;
 //! let path = scheduler_core::path("default", "shop", "mail")?;
-//! let spec = PipelineSpec { steps: [].into(), defaults: TaskOptions::default(), n_partitions: 8 };
+//! let spec = PipelineSpec { n_partitions: 8, ..PipelineSpec::default() };
 //! tidb.catalog().change(Change::CreatePipeline { path, spec, at: Timestamp::EPOCH }).await?;
 //! let store = tidb.store(); // for the members' shards
 //! # Ok(())

@@ -2,11 +2,13 @@
 
 mod json;
 
-pub(crate) use self::json::{decode_options, decode_steps, encode_options, encode_steps};
+pub(crate) use self::json::{
+    decode_limits, decode_options, decode_steps, encode_limits, encode_options, encode_steps,
+};
 
 use bytes::Bytes;
 use scheduler_core::{
-    LeaseToken, Offset, Partition, PipelineNumber, ShardId, Timestamp,
+    LeaseToken, Offset, OrderingKey, Partition, PipelineNumber, ShardId, Timestamp,
     port::{
         BoxError,
         log::NewTask,
@@ -127,6 +129,20 @@ fn decode_task(row: &MySqlRow, offset: Offset) -> Result<StoredTask, BoxError> {
             None => Vec::new(),
         },
     })
+}
+
+/// The ordering key by which a task is found: not of one that has ended, or is to run later and never did.
+pub(crate) fn ordering_key(task: &StoredTask) -> Option<&OrderingKey> {
+    let is_found = match task.state {
+        StoredState::Parked {
+            kind: Parked::Scheduled,
+            ..
+        } => task.token != LeaseToken::NONE,
+        StoredState::Parked { .. } | StoredState::Running { .. } => true,
+        StoredState::Ended { .. } => false,
+    };
+    let options = task.task.options.as_deref().filter(|_| is_found)?;
+    options.key.as_ref()
 }
 
 /// What one row of `task` or `completed_task` is written from.

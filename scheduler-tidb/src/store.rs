@@ -15,8 +15,8 @@ use scheduler_core::{
     port::{
         PortError, TaskStore,
         store::{
-            Claim, Claimed, DuePage, DueTasks, Flushed, Found, ListPage, Lookup, ShardFlush,
-            StoredTask,
+            Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyedPage, KeyedTasks, ListPage,
+            Lookup, ShardFlush, StoredTask,
         },
     },
 };
@@ -67,6 +67,11 @@ impl TaskStore for TidbStore {
     async fn due(&self, pages: &[DuePage]) -> Result<Vec<DueTasks>, PortError> {
         let call = self.call("read due tasks");
         call.run(page::due(&self.pool, &call, pages)).await
+    }
+
+    async fn keyed(&self, pages: &[KeyedPage]) -> Result<Vec<KeyedTasks>, PortError> {
+        let call = self.call("read tasks of keys");
+        call.run(page::keyed(&self.pool, &call, pages)).await
     }
 
     async fn get(&self, lookups: &[Lookup]) -> Result<Vec<Option<Found>>, PortError> {

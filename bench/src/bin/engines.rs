@@ -33,8 +33,8 @@ use scheduler_core::{
     port::{
         PortError, TaskStore,
         store::{
-            Claim, Claimed, DuePage, DueTasks, Flushed, Found, ListPage, Lookup, ShardFlush,
-            StoredTask,
+            Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyedPage, KeyedTasks, ListPage,
+            Lookup, ShardFlush, StoredTask,
         },
     },
 };
@@ -230,6 +230,7 @@ async fn whole(kafka: &Kafka, tidb: &Tidb, n: usize, retention: Retention) -> Ru
             ..TaskOptions::default()
         },
         n_partitions: N_PARTITIONS,
+        ..PipelineSpec::default()
     };
     scheduler.create_pipeline(&path, spec).await.unwrap();
     while scheduler.ready().is_err() {
@@ -330,6 +331,10 @@ impl TaskStore for Counting {
 
     async fn due(&self, pages: &[DuePage]) -> Result<Vec<DueTasks>, PortError> {
         self.store.due(pages).await
+    }
+
+    async fn keyed(&self, pages: &[KeyedPage]) -> Result<Vec<KeyedTasks>, PortError> {
+        self.store.keyed(pages).await
     }
 
     async fn get(&self, lookups: &[Lookup]) -> Result<Vec<Option<Found>>, PortError> {

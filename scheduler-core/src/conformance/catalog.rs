@@ -9,6 +9,7 @@ use super::{
 use crate::{
     ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision,
     TaskOptions,
+    pipeline::limits::{Limit, Limits, Rate},
     port::{
         Catalog,
         catalog::{Application, CatalogVersion, Change, Changed},
@@ -32,6 +33,7 @@ fn spec(n_partitions: u16) -> PipelineSpec {
         steps: [].into(),
         defaults: TaskOptions::default(),
         n_partitions,
+        ..PipelineSpec::default()
     }
 }
 
@@ -39,9 +41,23 @@ fn full_spec() -> PipelineSpec {
     let mut defaults = full_options();
     defaults.run_at = None;
     defaults.idempotency_key = None;
+    defaults.key = None;
+    defaults.expires_at = None;
+    let limit = |n| Limit {
+        concurrency: Some(n),
+        rate: Some(Rate {
+            n: 7,
+            per: Duration::from_millis(1_500),
+        }),
+    };
     PipelineSpec {
         steps: [step(), step()].into(),
         defaults,
+        limits: Limits {
+            all: limit(9),
+            group: limit(2),
+        },
+        pool: Some("gpus".try_into().unwrap()),
         n_partitions: 3,
     }
 }

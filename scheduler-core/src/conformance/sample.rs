@@ -44,6 +44,7 @@ pub(crate) fn pipeline(number: u32, n_partitions: u16) -> Pipeline {
             steps: [].into(),
             defaults: TaskOptions::default(),
             n_partitions,
+            ..PipelineSpec::default()
         },
         mode: crate::Mode::Active,
         created_at: at(0),
@@ -67,6 +68,17 @@ pub(crate) fn full_options() -> TaskOptions {
     let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
     TaskOptions {
         run_at: Some(at(77)),
+        priority: Some(9.try_into().unwrap()),
+        key: Some("order-7".try_into().unwrap()),
+        group: Some("group-3".try_into().unwrap()),
+        expires_at: Some(at(78)),
+        total_timeout: Some(Duration::from_secs(90)),
+        labels: Some(
+            ["gpu", "zone=eu"]
+                .map(|label| label.try_into().unwrap())
+                .into(),
+        ),
+        cost: Some(3),
         idempotency_key: Some("key-1".try_into().unwrap()),
         timeout: Some(Duration::from_millis(1_500)),
         heartbeat_timeout: Some(Duration::from_secs(7)),

@@ -2,12 +2,13 @@
 
 mod claim;
 mod flush;
+mod keyed;
 mod read;
 
 use super::Home;
 use crate::port::TaskStore;
 
-pub use self::{claim::*, flush::*, read::*};
+pub use self::{claim::*, flush::*, keyed::*, read::*};
 
 /// What every case gets.
 type At<'a> = &'a dyn Home<dyn TaskStore>;

@@ -42,6 +42,13 @@ impl Owner for Handle {
         }
     }
 
+    async fn redrive(&self, id: TaskId) -> Result<(), Error> {
+        match self.ask(Call::Redrive(id)).await? {
+            Answer::Redriven(answer) => answer,
+            _ => Err(misfit()),
+        }
+    }
+
     async fn see(&self, ids: Vec<TaskId>) -> Result<Vec<Seen>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());

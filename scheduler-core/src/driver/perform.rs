@@ -1,5 +1,7 @@
 //! One port call per kind of action and turn, each in a task of its own.
 
+mod read;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -12,15 +14,16 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+use self::read::{due_each, get_each, keyed_each, read_log};
 use crate::{
     Config, Epoch, IdempotencyKey, Offset, ShardId, Slot, Timestamp,
     action::Action,
     member::Event,
     port::{
-        Clock, FailureKind, PortError, TaskStore,
+        Clock, FailureKind, PortError,
         log::{Fetch, Fetched, Fetches, NewRecord, NewTask},
         placement::PlacementEvent,
-        store::{Claim, DuePage, DueTasks, Found, Lookup, ShardFlush},
+        store::{Claim, DuePage, Found, KeyedPage, Lookup, ShardFlush},
     },
     scheduler::Ports,
     shard::Loaded,
@@ -45,6 +48,7 @@ pub(super) struct Performer {
     keys: Vec<(ShardId, Epoch, IdempotencyKey)>,
     appends: Vec<(ShardId, Epoch, IdempotencyKey, NewTask)>,
     pages: Vec<(Epoch, DuePage)>,
+    keyed: Vec<(Epoch, KeyedPage)>,
     trims: Vec<(ShardId, Offset)>,
     /// Durable watermarks that the log was not told yet.
     watermarks: Arc<Mutex<BTreeMap<ShardId, Offset>>>,
@@ -64,6 +68,7 @@ impl Performer {
             keys: Vec::new(),
             appends: Vec::new(),
             pages: Vec::new(),
+            keyed: Vec::new(),
             trims: Vec::new(),
             watermarks: Arc::default(),
         }
@@ -91,6 +96,7 @@ impl Performer {
             Action::GiveUp(slots) => self.give_up(slots),
             Action::Load(id, epoch, offset) => self.loads.push((id, epoch, offset)),
             Action::ReadDue(epoch, page) => self.pages.push((epoch, page)),
+            Action::ReadKeyed(epoch, page) => self.keyed.push((epoch, page)),
             Action::FindKey(id, epoch, key) => self.keys.push((id, epoch, key)),
             Action::AppendKeyed(id, epoch, key, task) => self.appends.push((id, epoch, key, task)),
             Action::Watermark(id, watermark) => drop(
@@ -115,6 +121,7 @@ impl Performer {
         self.find_keys();
         self.append();
         self.read_due();
+        self.read_keyed();
         self.trim();
     }
 
@@ -282,6 +289,22 @@ impl Performer {
         });
     }
 
+    fn read_keyed(&mut self) {
+        let (epochs, pages): (Vec<_>, Vec<_>) = std::mem::take(&mut self.keyed).into_iter().unzip();
+        if pages.is_empty() {
+            return;
+        }
+        let store = Arc::clone(&self.ports.store);
+        self.spawn(async move {
+            let answers = keyed_each(&*store, &pages).await;
+            let asked = pages.into_iter().zip(epochs);
+            let event = |((page, epoch), answer): ((KeyedPage, Epoch), _)| {
+                Event::KeyedRead(page.shard, epoch, page.key, answer)
+            };
+            asked.zip(answers).map(event).collect()
+        });
+    }
+
     fn trim(&mut self) {
         let trims = std::mem::take(&mut self.trims);
         if trims.is_empty() {
@@ -408,60 +431,6 @@ async fn publish(ports: &Ports, watermarks: &Mutex<BTreeMap<ShardId, Offset>>) {
     if let Err(err) = ports.log.publish_watermarks(&news).await {
         // What is shown is behind until the watermark moves again; nothing is decided by it.
         warn_port(&err, "publish watermarks");
-    }
-}
-
-/// Reads together, and one by one where something among it is damaged, so that it holds up no other shard.
-async fn get_each(
-    store: &dyn TaskStore,
-    lookups: &[Lookup],
-) -> Vec<Result<Option<Found>, FailureKind>> {
-    let failed = |err: PortError| {
-        warn_port(&err, "read from the store");
-        err.kind()
-    };
-    match store.get(lookups).await.map_err(failed) {
-        Ok(found) => found.into_iter().map(Ok).collect(),
-        Err(FailureKind::Damaged) if lookups.len() > 1 => {
-            let mut found = Vec::with_capacity(lookups.len());
-            for lookup in lookups {
-                let one = store.get(std::slice::from_ref(lookup)).await;
-                found.push(one.map_err(failed).map(|mut one| one.pop().flatten()));
-            }
-            found
-        }
-        Err(kind) => vec![Err(kind); lookups.len()],
-    }
-}
-
-/// The same for pages of due tasks; `None` could not be read.
-async fn due_each(store: &dyn TaskStore, pages: &[DuePage]) -> Vec<Option<DueTasks>> {
-    let failed = |err: PortError| {
-        warn_port(&err, "read due tasks");
-        err.kind()
-    };
-    match store.due(pages).await.map_err(failed) {
-        Ok(due) => due.into_iter().map(Some).collect(),
-        Err(FailureKind::Damaged) if pages.len() > 1 => {
-            let mut due = Vec::with_capacity(pages.len());
-            for page in pages {
-                let one = store.due(std::slice::from_ref(page)).await;
-                due.push(one.map_err(failed).ok().and_then(|mut one| one.pop()));
-            }
-            due
-        }
-        Err(_) => vec![None; pages.len()],
-    }
-}
-
-async fn read_log(ports: &Ports, id: ShardId, offset: Offset) -> Loaded {
-    match ports.log.read_at(id, offset).await {
-        Ok(Some(record)) => Loaded::Logged(Box::new(record)),
-        Ok(None) => Loaded::Missing,
-        Err(err) => {
-            warn_port(&err, "read a record");
-            Loaded::Failed
-        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which shards the member owns, wants to own, and gives up.
 
+mod release;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -13,7 +15,7 @@ use crate::{
     Error, Offset, Pipeline, PipelineNumber, ShardId, Slot, Timestamp,
     action::{Action, Answer, Seen},
     port::{FailureKind, log::Bounds, store::Claimed},
-    shard::{Shard, Urgency},
+    shard::{Service, Shard},
 };
 
 /// How long to wait before a shard that could not be claimed is claimed again, at first.
@@ -118,23 +120,52 @@ impl Member {
             .into_iter()
             .map(|pipeline| (pipeline.number, pipeline))
             .collect();
-        let before = std::mem::replace(&mut self.pipelines, pipelines);
         self.knows_pipelines = true;
-        for (number, pipeline) in &before {
-            if !self.pipelines.contains_key(number) {
-                self.drop_pipeline(pipeline, out);
+        for (number, pipeline) in &self.pipelines.clone() {
+            match pipelines.get(number) {
+                None => self.drop_pipeline(pipeline, out),
+                Some(new) if new.spec.pool != pipeline.spec.pool => self.leave_pool(pipeline),
+                Some(_) => {}
             }
         }
+        let before = std::mem::replace(&mut self.pipelines, pipelines);
         for pipeline in self.pipelines.clone().into_values() {
             let known = before.get(&pipeline.number);
-            if known.is_none_or(|known| known.revision != pipeline.revision) {
+            if known.is_none_or(|known| *known != pipeline) {
                 for id in shards_of(&pipeline) {
                     match self.shards.get_mut(&id) {
-                        Some(shard) => shard.set_pipeline(&pipeline),
+                        Some(shard) => {
+                            shard.set_pipeline(&pipeline, now);
+                            self.touched.insert(id);
+                            let used = shard.service();
+                            if known.is_some_and(|known| known.spec.pool != pipeline.spec.pool) {
+                                self.count_service(id, Service::default(), used, now);
+                            }
+                        }
                         None => self.want(id, now),
                     }
                 }
             }
+        }
+    }
+
+    /// The shards of a pipeline no longer count where they did.
+    fn leave_pool(&mut self, pipeline: &Pipeline) {
+        for id in shards_of(pipeline) {
+            let used = self.shards.get(&id).map(Shard::service);
+            self.stop_counting(id, used);
+        }
+    }
+
+    fn stop_counting(&mut self, id: ShardId, used: Option<Service>) {
+        if let Some(used) = used {
+            let unused = Service {
+                n_slots: 0,
+                n_running: 0,
+                ..used
+            };
+            self.count_service(id, used, unused, used.at);
+            self.forget_ready(id);
         }
     }
 
@@ -175,6 +206,7 @@ impl Member {
             self.n_bytes -= shard.n_bytes();
             self.n_tasks -= shard.n_window();
             self.touched.insert(id);
+            self.stop_counting(id, Some(shard.service()));
             shard.abandon(out);
         }
     }
@@ -355,6 +387,7 @@ impl Member {
         let shard = Shard::new(claimed, bounds.end, pipeline, config, now);
         self.n_bytes += shard.n_bytes();
         self.n_tasks += shard.n_window();
+        self.count_service(id, Service::default(), shard.service(), now);
         self.shards.insert(id, shard);
         self.touched.insert(id);
         for (call, deferred) in self.deferred.remove(&id).unwrap_or_default() {
@@ -365,7 +398,7 @@ impl Member {
         }
         // Workers that asked before the shard was here have said what they hold.
         for (held, worker) in self.dispatcher.held_in(id) {
-            self.with_shard(id, |shard| shard.declare(held, worker, now, out));
+            self.with_shard(id, now, |shard| shard.declare(held, worker, now, out));
         }
     }
 
@@ -405,73 +438,6 @@ impl Member {
             self.drop_shard(id, out);
             let why = format!("the log cannot be read from offset {}: {why}", from.0);
             self.refuse(id, why, out);
-        }
-    }
-
-    /// Gives up shards that have saved everything.
-    pub(super) fn run_releases(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        if self.stopped {
-            return;
-        }
-        if self.stopping {
-            self.ownership.releasing.extend(self.shards.keys());
-        }
-        let mut released = Vec::new();
-        for id in self.ownership.releasing.clone() {
-            match self.shards.get(&id) {
-                Some(shard) if shard.is_clean() => {
-                    // Without this note the next owner gives workers an adoption window of its own.
-                    if !shard.is_adopting(now) {
-                        released.push((id, shard.epoch()));
-                    }
-                    self.ownership.releasing.remove(&id);
-                    self.drop_shard(id, out);
-                }
-                Some(_) => self.lanes.note(id, Urgency::Now, now),
-                None => {
-                    self.ownership.releasing.remove(&id);
-                }
-            }
-        }
-        if !released.is_empty() {
-            self.ownership
-                .releases
-                .extend(released.iter().map(|(id, _)| *id));
-            out.push(Action::Release(released));
-        }
-        self.give_up_slots(out);
-        let idle = self.shards.is_empty() && self.ownership.releases.is_empty();
-        if self.stopping && idle && self.ownership.claiming.is_empty() {
-            self.stopped = true;
-            out.push(Action::Stopped);
-        }
-    }
-
-    /// Lets go of revoked slots that have no shard left.
-    fn give_up_slots(&mut self, out: &mut Vec<Action>) {
-        if self.ownership.revoking.is_empty() {
-            return;
-        }
-        let busy: BTreeSet<_> = self
-            .shards
-            .keys()
-            .chain(&self.ownership.releases)
-            .chain(self.ownership.claiming.keys())
-            .map(|id| id.slot())
-            .collect();
-        let free: Vec<_> = self
-            .ownership
-            .revoking
-            .extract_if(.., |slot| !busy.contains(slot))
-            .collect();
-        if !free.is_empty() {
-            out.push(Action::GiveUp(free));
-        }
-    }
-
-    pub(super) fn released(&mut self, shards: &[ShardId]) {
-        for id in shards {
-            self.ownership.releases.remove(id);
         }
     }
 }

@@ -198,7 +198,7 @@ impl Member {
             }
             match answer {
                 Flushed::Saved => {
-                    self.with_shard(part.shard, |shard| shard.saved(now, out));
+                    self.with_shard(part.shard, now, |shard| shard.saved(now, out));
                 }
                 Flushed::Fenced => self.fenced(part.shard, now, out),
             }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::Member;
+use super::{Member, dispatch::fleets_of};
 use crate::{
     Offset, ShardId, StateName, TaskId, Timestamp,
     action::{Action, Answer, CallId, Counts, Seen},
+    explain::{Blocker, Scope, Waits},
     port::store::cut_page,
-    shard::Shard,
+    shard::{Shard, limit::Closed},
 };
 
 /// Which tasks in memory to list.
@@ -62,8 +63,45 @@ impl Member {
         out: &mut Vec<Action>,
     ) {
         let shard = self.shown_shard(task.shard, now);
-        let seen = shard.map_or(Seen::Nowhere, |shard| shard.see(task.offset));
+        let mut seen = shard.map_or(Seen::Nowhere, |shard| shard.see(task.offset));
+        if let Seen::Here { waits, .. } = &mut seen {
+            *waits = self.explain(task, now).map(|waits| Box::new(waits.into()));
+        }
         out.push(Action::Answer(to.0, to.1, Answer::Seen(seen)));
+    }
+
+    /// Why a task in memory does not run; `None` if it runs or has ended, or is not in memory here.
+    #[must_use]
+    pub fn explain(&self, task: TaskId, now: Timestamp) -> Option<Waits> {
+        let shard = self.shown_shard(task.shard, now)?;
+        let mut waits = shard.explain(task.offset, now)?;
+        if waits.blocker == Blocker::Turn
+            && let Some(blocker) = self.blocker_of(task, now)
+        {
+            waits.blocker = blocker;
+        }
+        Some(waits)
+    }
+
+    /// What keeps a task from starting that nothing in its shard does.
+    fn blocker_of(&self, task: TaskId, now: Timestamp) -> Option<Blocker> {
+        let pipeline = self.pipelines.get(&task.shard.pipeline)?;
+        let tenant = &pipeline.path.tenant;
+        if let Some(closed) = self.tenants.closed(&self.config, tenant, now) {
+            let scope = Scope::Tenant(tenant.clone());
+            return Some(match closed {
+                Closed::Until(until) => Blocker::Rate { scope, until },
+                Closed::Full(max) => Blocker::Concurrency {
+                    scope,
+                    max,
+                    holders: Vec::new(),
+                },
+            });
+        }
+        let (labels, cost) = self.shards.get(&task.shard)?.needs(task.offset)?;
+        let mut fleets = fleets_of(pipeline);
+        let has_worker = fleets.any(|fleet| self.dispatcher.has_worker(&fleet, &labels, cost));
+        (!has_worker).then_some(Blocker::Worker { labels, cost })
     }
 
     /// A shard as it may be shown: without a fresh proof of membership another owner may be ahead of it, and

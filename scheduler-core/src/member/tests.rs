@@ -1,5 +1,8 @@
 //! What a member promises, each with a test that tries to break it.
 
+mod ends;
+mod fair;
+mod order;
 mod ownership;
 mod random;
 mod rig;

@@ -10,12 +10,12 @@ use async_trait::async_trait;
 
 use super::lock;
 use crate::{
-    Epoch, IdempotencyKey, Offset, PipelineNumber, ShardId, Timestamp,
+    Epoch, IdempotencyKey, LeaseToken, Offset, OrderingKey, PipelineNumber, ShardId, Timestamp,
     port::{
         Clock, FailureKind, PortError, TaskStore,
         store::{
-            Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyRow, ListPage, Lookup,
-            ShardFlush, StoredState, StoredTask, cut_page,
+            Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyRow, KeyedPage, KeyedTasks,
+            ListPage, Lookup, Parked, ShardFlush, StoredState, StoredTask, cut_page,
         },
     },
     watermark::{CHUNK_BITS, DoneChunk},
@@ -41,6 +41,8 @@ struct Shard {
     tasks: BTreeMap<Offset, StoredTask>,
     parked: BTreeSet<(Timestamp, Offset)>,
     ended: BTreeSet<(Timestamp, Offset)>,
+    /// Unfinished tasks that have an ordering key.
+    keyed: BTreeSet<(OrderingKey, Offset)>,
     keys: HashMap<IdempotencyKey, KeyRow>,
     key_times: BTreeSet<(Timestamp, IdempotencyKey)>,
 }
@@ -54,6 +56,20 @@ impl Store {
             shards: Arc::default(),
         }
     }
+}
+
+/// The ordering key by which a task is found: not of one that has ended, or is to run later and never did.
+fn key_of(task: &StoredTask) -> Option<OrderingKey> {
+    let is_found = match task.state {
+        StoredState::Parked {
+            kind: Parked::Scheduled,
+            ..
+        } => task.token != LeaseToken::NONE,
+        StoredState::Parked { .. } | StoredState::Running { .. } => true,
+        StoredState::Ended { .. } => false,
+    };
+    let options = task.task.options.as_ref().filter(|_| is_found)?;
+    options.key.clone()
 }
 
 impl Shard {
@@ -70,6 +86,7 @@ impl Shard {
             tasks: BTreeMap::new(),
             parked: BTreeSet::new(),
             ended: BTreeSet::new(),
+            keyed: BTreeSet::new(),
             keys: HashMap::new(),
             key_times: BTreeSet::new(),
         }
@@ -98,6 +115,7 @@ impl Shard {
                 .cloned()
                 .collect(),
             next_due_at: self.parked.first().map(|(due_at, _)| *due_at),
+            has_keyed: !self.keyed.is_empty(),
             released: std::mem::replace(&mut self.released, false),
         })
     }
@@ -142,6 +160,9 @@ impl Shard {
             }
             StoredState::Running { .. } => {}
         }
+        if let Some(key) = key_of(task) {
+            self.keyed.insert((key, task.offset));
+        }
         self.tasks.insert(task.offset, task.clone());
     }
 
@@ -149,6 +170,9 @@ impl Shard {
         let Some(task) = self.tasks.remove(&offset) else {
             return;
         };
+        if let Some(key) = key_of(&task) {
+            self.keyed.remove(&(key, offset));
+        }
         match task.state {
             StoredState::Parked { due_at, .. } => {
                 self.parked.remove(&(due_at, offset));
@@ -176,6 +200,28 @@ impl Shard {
                 self.keys.remove(&key);
             }
         }
+    }
+
+    fn keyed(&self, page: &KeyedPage) -> KeyedTasks {
+        let mut n_bytes = 0;
+        let mut found = KeyedTasks::default();
+        for (key, offset) in self.keyed.range((page.key.clone(), page.from)..) {
+            if *key != page.key {
+                break;
+            }
+            let Some(task) = self.tasks.get(offset) else {
+                continue;
+            };
+            let size = task.n_bytes();
+            let fits = found.tasks.len() < page.n_max && n_bytes + size <= page.bytes_max;
+            if !fits && !found.tasks.is_empty() {
+                found.next = Some(*offset);
+                break;
+            }
+            n_bytes += size;
+            found.tasks.push(task.clone());
+        }
+        found
     }
 
     fn due(&self, page: &DuePage) -> DueTasks {
@@ -265,6 +311,15 @@ impl TaskStore for Store {
         Ok(pages
             .iter()
             .map(|page| due(page).unwrap_or_else(nothing))
+            .collect())
+    }
+
+    async fn keyed(&self, pages: &[KeyedPage]) -> Result<Vec<KeyedTasks>, PortError> {
+        let shards = lock(&self.shards);
+        let keyed = |page: &KeyedPage| shards.get(&page.shard).map(|shard| shard.keyed(page));
+        Ok(pages
+            .iter()
+            .map(|page| keyed(page).unwrap_or_default())
             .collect())
     }
 

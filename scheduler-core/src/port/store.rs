@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::{
     Epoch, IdempotencyKey, LeaseToken, Offset, PipelineNumber, ShardId, Timestamp, WorkerId,
     port::{PortError, log::NewTask},
-    task::AttemptError,
+    task::{AttemptError, OrderingKey},
     watermark::DoneChunk,
 };
 
@@ -38,7 +38,7 @@ pub struct StoredTask {
 pub enum StoredState {
     /// Cannot run before `due_at`, or could and nobody took it. Found by [`TaskStore::due`].
     Parked {
-        /// When it can run.
+        /// When it can run, or is worth another look; [`Timestamp::EPOCH`] for one that waits behind its key.
         due_at: Timestamp,
         /// What it waits for.
         kind: Parked,
@@ -201,6 +201,8 @@ pub struct Claimed {
     pub running: Vec<StoredTask>,
     /// When the first parked task is due, if any.
     pub next_due_at: Option<Timestamp>,
+    /// Whether tasks with an ordering key may be stored that have not ended. MAY be true without any.
+    pub has_keyed: bool,
     /// Whether the owner before released the shard, so that no lease exists that is not stored.
     pub released: bool,
 }
@@ -259,6 +261,31 @@ pub struct DueTasks {
     pub tasks: Vec<StoredTask>,
     /// When the first parked task after the last of `tasks` (or after the page's `after`, if there is none) is due.
     pub next_due_at: Option<Timestamp>,
+}
+
+/// Which tasks with an ordering key to read: those that have not ended, but not the scheduled ones that were never
+/// leased.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyedPage {
+    /// The shard.
+    pub shard: ShardId,
+    /// The key.
+    pub key: OrderingKey,
+    /// Only tasks at or above this offset.
+    pub from: Offset,
+    /// At most so many tasks.
+    pub n_max: usize,
+    /// At most so many bytes of data, but at least one task.
+    pub bytes_max: usize,
+}
+
+/// A page of tasks with one ordering key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyedTasks {
+    /// The tasks, by offset.
+    pub tasks: Vec<StoredTask>,
+    /// From where to read on, if there may be more.
+    pub next: Option<Offset>,
 }
 
 /// One thing to read.
@@ -349,6 +376,9 @@ pub trait TaskStore: Debug + Send + Sync {
 
     /// Reads parked tasks that are due, a page per shard, in the order asked.
     async fn due(&self, pages: &[DuePage]) -> Result<Vec<DueTasks>, PortError>;
+
+    /// Reads tasks that have an ordering key, a page per key, in the order asked.
+    async fn keyed(&self, pages: &[KeyedPage]) -> Result<Vec<KeyedTasks>, PortError>;
 
     /// Reads tasks and keys, in the order asked.
     async fn get(&self, lookups: &[Lookup]) -> Result<Vec<Option<Found>>, PortError>;

@@ -11,14 +11,15 @@ use data_encoding::BASE32_NOPAD_NOCASE;
 
 use super::{Scheduler, unreachable_port};
 use crate::{
-    Error, Invalid, Offset, Pipeline, PipelinePath, ShardId, StateName, TaskId, TenantName,
-    Timestamp,
+    Error, Invalid, LeaseToken, Offset, Pipeline, PipelinePath, ShardId, StateName, TaskId,
+    TenantName, Timestamp,
     action::Seen,
     call::{ListTasks, TaskPage, TaskView},
+    explain::{Blocker, Waiting, Waits},
     member::{InMemory, shards_of},
     port::{
         log::{Record, RecordBody},
-        store::{Ending, Found, ListPage, Lookup, StoredState, StoredTask},
+        store::{Ending, Found, ListPage, Lookup, Parked, StoredState, StoredTask},
     },
 };
 
@@ -43,9 +44,14 @@ impl Scheduler {
         let pipeline = self.pipeline_of(tenant, id)?;
         let mut seen = self.shared.route.see(&[id]).await?;
         match seen.pop().unwrap_or(Seen::Nowhere) {
-            Seen::Here { task, progress } => {
+            Seen::Here {
+                task,
+                progress,
+                waits,
+            } => {
                 let mut view = view_of(&pipeline, id.shard, *task);
                 view.progress = progress;
+                view.waits = waits.map(|waits| *waits);
                 Ok(view)
             }
             Seen::Backlog(n_before) => match self.read_log(&pipeline, id).await? {
@@ -309,7 +315,29 @@ fn merge(pages: Vec<Page>, limit: usize) -> Merged {
     }
 }
 
+/// Why a task that is stored and not in memory does not run; `None` if it runs or has ended.
+fn explain_stored(stored: &StoredTask) -> Option<Waits> {
+    let StoredState::Parked { due_at, kind } = stored.state else {
+        return None;
+    };
+    let key = stored
+        .task
+        .options
+        .as_ref()
+        .and_then(|options| options.key.clone());
+    let blocker = match (kind, key) {
+        (Parked::Scheduled, _) => Blocker::Scheduled { until: due_at },
+        (Parked::Retryable, _) => Blocker::Backoff { until: due_at },
+        (Parked::Available, Some(key)) if stored.token == LeaseToken::NONE => {
+            Blocker::Key { key, behind: None }
+        }
+        (Parked::Available, _) => Blocker::Aside { until: due_at },
+    };
+    Some(blocker.into())
+}
+
 fn view_of(pipeline: &Pipeline, shard: ShardId, stored: StoredTask) -> TaskView {
+    let waits = explain_stored(&stored).map(Waiting::from);
     let options = stored.task.options;
     let state = stored.state.name();
     let (mut due_at, mut ended_at, mut worker, mut result) = (None, None, None, None);
@@ -349,6 +377,7 @@ fn view_of(pipeline: &Pipeline, shard: ShardId, stored: StoredTask) -> TaskView 
         errors: stored.errors,
         result,
         n_before: None,
+        waits,
     }
 }
 
@@ -383,6 +412,7 @@ fn view_of_record(pipeline: &Pipeline, id: TaskId, record: Record, now: Timestam
         errors: Vec::new(),
         result: None,
         n_before: None,
+        waits: Some(Waits::from(Blocker::Backlog).into()),
     }
 }
 

@@ -90,6 +90,11 @@ impl Route {
             .await
     }
 
+    pub(super) async fn redrive(&self, id: TaskId) -> Result<(), Error> {
+        self.ask_one(id.shard, |owner| async move { owner.redrive(id).await })
+            .await
+    }
+
     pub(super) async fn await_end(&self, id: TaskId, wait: Duration) -> Result<(), Error> {
         self.ask_one(
             id.shard,

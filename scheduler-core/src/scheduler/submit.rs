@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 
 use super::Scheduler;
 use crate::{
-    Error, IdempotencyKey, Invalid, Partition, Pipeline, PipelinePath, ShardId, StateName, TaskId,
-    TaskOptions, Timestamp,
+    Error, GroupName, IdempotencyKey, Invalid, OrderingKey, Partition, Pipeline, PipelinePath,
+    ShardId, StateName, TaskId, TaskOptions, Timestamp,
     call::{Submit, Submitted},
     driver::stopping,
     port::log::{NewRecord, NewTask},
@@ -141,8 +141,12 @@ impl Scheduler {
         };
         let key = options.idempotency_key.clone();
         let n = pipeline.spec.n_partitions;
-        let partition = match &key {
-            Some(key) => Partition::of_key(key.as_str().as_bytes(), n),
+        // Tasks of one key must meet in one shard; those of one group share a limit there.
+        let ordering = options.key.as_ref().map(OrderingKey::as_str);
+        let idempotency = key.as_ref().map(IdempotencyKey::as_str);
+        let group = options.group.as_ref().map(GroupName::as_str);
+        let partition = match ordering.or(idempotency).or(group) {
+            Some(name) => Partition::of_key(name.as_bytes(), n),
             None => {
                 let turn = self.shared.next_partition.fetch_add(1, Ordering::Relaxed);
                 Partition(u16::try_from(turn % u64::from(n)).unwrap_or_default())

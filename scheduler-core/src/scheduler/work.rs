@@ -10,7 +10,7 @@ use crate::{
     action::Answer,
     call::{Heartbeat, Held, Leased, Poll, Report, TaskView},
     driver::stopping,
-    member::Call,
+    member::{Call, Fleet},
     task::{DETAIL_LEN_MAX, options::DELAY_MAX},
 };
 
@@ -40,7 +40,7 @@ impl Scheduler {
         if let Some(held) = poll.held.iter().find(|held| foreign(held)) {
             return Err(Error::not_found("task", held.id));
         }
-        let poll = Call::Poll(pipeline.number, poll);
+        let poll = Call::Poll(Fleet::Pipeline(pipeline.number), poll);
         match self.driver()?.ask(poll).await? {
             Answer::Leased(leased) => leased,
             _ => Err(misfit()),
@@ -186,6 +186,16 @@ impl Scheduler {
             }
             after => after,
         }
+    }
+
+    /// Lets a discarded task run again, with all its attempts and the same id; answered when that is durable.
+    ///
+    /// # Errors
+    /// `NotFound`, `Gone`; `WrongState` if it is not discarded, or a malformed record.
+    pub async fn redrive(&self, tenant: &TenantName, id: TaskId) -> Result<TaskView, Error> {
+        self.get(tenant, id).await?;
+        self.shared.route.redrive(id).await?;
+        self.get(tenant, id).await
     }
 
     /// Asks for an answer of `n` parts; if the driver has none, each part is the error.

@@ -105,6 +105,7 @@ impl Shard {
         at: SlotRef,
         offset: Offset,
         key: IdempotencyKey,
+        now: Timestamp,
         out: &mut Vec<Action>,
     ) {
         let Some(entry) = self.window.get(at) else {
@@ -117,7 +118,7 @@ impl Shard {
                 waiting.records.push(record);
             }
             Some(KeyState::Held { row, first }) if row.offset == offset => *first = Some(record),
-            Some(KeyState::Held { .. }) => self.drop_record(record),
+            Some(KeyState::Held { .. }) => self.drop_record(record, now),
             None => {
                 let waiting = Waiting {
                     submits: Vec::new(),
@@ -202,7 +203,7 @@ impl Shard {
                 if let Some((offset, fingerprint)) = own.into_iter().chain(earlier).min() {
                     let row = self.key_row(key, offset, fingerprint, now);
                     let is_made = offset == appended.offset;
-                    self.hold_key(row, is_made, waiting, out);
+                    self.hold_key(row, is_made, waiting, now, out);
                 }
             }
             Err(kind) => {
@@ -229,7 +230,7 @@ impl Shard {
             .min();
         if let Some((offset, fingerprint)) = first {
             let row = self.key_row(key, offset, fingerprint, now);
-            self.hold_key(row, false, waiting, out);
+            self.hold_key(row, false, waiting, now, out);
         }
     }
 
@@ -254,7 +255,7 @@ impl Shard {
             if record.1 == row.offset {
                 self.release_record(record, now);
             } else {
-                self.drop_record(record);
+                self.drop_record(record, now);
             }
         }
         for submit in &waiting.submits {
@@ -263,13 +264,20 @@ impl Shard {
     }
 
     /// The key stands for this task from now on; `is_made` if the first submit that waits made it.
-    fn hold_key(&mut self, row: KeyRow, is_made: bool, waiting: Waiting, out: &mut Vec<Action>) {
+    fn hold_key(
+        &mut self,
+        row: KeyRow,
+        is_made: bool,
+        waiting: Waiting,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
         let mut first = None;
         for record in waiting.records {
             if record.1 == row.offset {
                 first = Some(record);
             } else {
-                self.drop_record(record);
+                self.drop_record(record, now);
             }
         }
         for (i, submit) in waiting.submits.iter().enumerate() {
@@ -293,12 +301,17 @@ impl Shard {
     }
 
     /// Any other record of a key never runs.
-    fn drop_record(&mut self, (at, offset, _): Record) {
+    fn drop_record(&mut self, (at, offset, _): Record, now: Timestamp) {
         if let Some(entry) = self.window.get(at)
             && !entry.is_unsaved()
         {
-            if matches!(entry.task.state, State::Running(_)) {
-                self.n_running -= 1;
+            let was_running = matches!(entry.task.state, State::Running(_));
+            let key = self.key_of(at);
+            if was_running {
+                self.note_stopped(at, now);
+            }
+            if let Some(key) = &key {
+                self.order.left(key, offset, true);
             }
             self.timers.disarm(at.slot);
             self.window.remove(at);

@@ -1,18 +1,19 @@
 //! Handing tasks out, and what workers say about them.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
     Shard,
     load::Op,
+    ready::{First, Offer},
     save::Ack,
     settled::Lapsed,
     window::{Hold, SlotRef},
 };
 use crate::{
-    Error, LeaseLost, LeaseToken, Outcome, TaskId, Timestamp, WorkerId,
+    Error, Label, LeaseLost, LeaseToken, Mode, Outcome, TaskId, Timestamp, WorkerId,
     action::{Action, Answer, CallId},
     call::{Held, LeasedTask},
     task::{
@@ -21,47 +22,86 @@ use crate::{
     },
 };
 
+/// Who asks for tasks.
+#[derive(Debug, Clone, Copy)]
+pub struct Taker<'a> {
+    /// Its name.
+    pub worker: &'a WorkerId,
+    /// What it has.
+    pub labels: &'a BTreeSet<Label>,
+}
+
 /// What a worker may still take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Credit {
-    /// Tasks.
+    /// Slots.
     pub n: usize,
+    /// Tasks.
+    pub n_tasks: usize,
     /// Bytes of data; a first task is given whatever its size.
     pub n_bytes: usize,
 }
 
 impl Shard {
-    /// Whether a task could be handed out now. Forgets outdated references on the way.
-    pub fn has_ready(&mut self) -> bool {
-        while let Some(at) = self.ready.front() {
-            match self.window.get_mut(*at) {
-                Some(entry) if entry.is_ready() => return true,
-                Some(entry) => entry.queued = false,
-                None => {}
-            }
-            self.ready.pop_front();
-        }
-        false
+    /// Whether a task could be handed out now, to a worker that has all it needs.
+    pub fn has_ready(&mut self, now: Timestamp) -> bool {
+        self.is_open(now) && self.ready.has_any(&mut self.window)
     }
 
-    /// Hands out one task after the other, in their order, as long as the credit lasts.
+    /// Whether tasks of this shard may start at all.
+    fn is_open(&self, now: Timestamp) -> bool {
+        let is_paused = matches!(self.mode, Mode::Paused { .. });
+        let closed = self.gauge.closed(&self.limits.all, now);
+        !is_paused && closed.is_none() && self.outage.is_open(now)
+    }
+
+    /// Hands out one task after the other, in their order, as long as the credit lasts. A credit that nothing more is
+    /// to be taken under comes back with no slots.
     pub fn grant(
         &mut self,
-        worker: &WorkerId,
+        taker: Taker<'_>,
         credit: &mut Credit,
         now: Timestamp,
         granted: &mut Vec<LeasedTask>,
         out: &mut Vec<Action>,
     ) {
-        while credit.n > 0 && self.has_ready() {
-            let Some(&at) = self.ready.front() else {
+        while credit.n > 0 && credit.n_tasks > 0 && self.is_open(now) {
+            let offer = Offer {
+                labels: taker.labels,
+                n_slots: credit.n,
+            };
+            let Some(first) = self.ready.first(offer, &mut self.window) else {
+                if granted.is_empty() {
+                    self.set_aside(offer, now);
+                }
                 return;
             };
-            let n_bytes = self
-                .window
-                .get(at)
-                .map_or(0, |entry| entry.task.submitted.data.len());
-            if n_bytes > credit.n_bytes && !granted.is_empty() {
+            let Some(entry) = self.window.get(first.at) else {
+                return;
+            };
+            let task = &entry.task;
+            if task.options().is_some_and(|options| options.key.is_some())
+                && !self.is_its_turn(first.at)
+            {
+                // One that was accepted earlier has joined the key since.
+                self.unqueue(first);
+                continue;
+            }
+            let Some(entry) = self.window.get(first.at) else {
+                return;
+            };
+            let task = &entry.task;
+            if task.deadline(&self.rules) <= now {
+                self.unqueue(first);
+                // Its deadline has passed, so this is not refused.
+                self.fire(first.at, now, out).ok();
+                continue;
+            }
+            let n_bytes = task.submitted.data.len();
+            // What may kill its worker does so alone, and takes no others with it.
+            let is_alone = task.is_on_last_attempt(&self.rules);
+            if (n_bytes > credit.n_bytes || is_alone) && !granted.is_empty() {
+                credit.n = 0;
                 return;
             }
             let Some(token) = self.last_token.next() else {
@@ -71,11 +111,22 @@ impl Shard {
                 ));
                 return;
             };
-            self.ready.pop_front();
+            credit.n -= usize::from(task.cost(&self.rules));
+            credit.n_tasks -= 1;
+            if is_alone {
+                credit.n = 0;
+            }
+            self.ready.take(first);
             self.last_token = token;
-            credit.n -= 1;
             credit.n_bytes = credit.n_bytes.saturating_sub(n_bytes);
-            granted.extend(self.start(at, token, worker, now, out));
+            granted.extend(self.start(first.at, token, taker.worker, now, out));
+        }
+    }
+
+    fn unqueue(&mut self, first: First) {
+        self.ready.take(first);
+        if let Some(entry) = self.window.get_mut(first.at) {
+            entry.queued = false;
         }
     }
 

@@ -61,6 +61,9 @@ pub(super) enum Op {
     Cancel {
         to: CallId,
     },
+    Redrive {
+        to: CallId,
+    },
 }
 
 /// A task that is being read.
@@ -114,7 +117,10 @@ impl Shard {
             out.push(Action::Load(self.id, self.epoch, offset));
             return;
         }
-        match self.bring_in(offset, loaded, now) {
+        // Only a redrive brings back what has ended.
+        let redrives = |op: &Op| matches!(op, Op::Redrive { .. });
+        let is_redriven = loading.ops.iter().any(redrives);
+        match self.bring_in(offset, loaded, is_redriven, now) {
             Ok(at) => {
                 for op in loading.ops {
                     self.do_op(at, op, now, out);
@@ -133,13 +139,16 @@ impl Shard {
         &mut self,
         offset: Offset,
         loaded: Loaded,
+        is_redriven: bool,
         now: Timestamp,
     ) -> Result<SlotRef, Absent> {
         if let Some(at) = self.window.find(offset) {
             return Ok(at);
         }
         match loaded {
-            Loaded::Stored(stored) if matches!(stored.state, StoredState::Ended { .. }) => {
+            Loaded::Stored(stored)
+                if matches!(stored.state, StoredState::Ended { .. }) && !is_redriven =>
+            {
                 Err(Absent::Ended(stored))
             }
             Loaded::Stored(stored) => Ok(self.insert_stored(*stored, now)),
@@ -179,6 +188,7 @@ impl Shard {
             }
             Op::Declare { token, worker } => self.declare_at(at, token, worker, now, out),
             Op::Cancel { to } => self.cancel_at(at, to, now, out),
+            Op::Redrive { to } => self.redrive_at(at, to, now, out),
         }
     }
 
@@ -187,7 +197,13 @@ impl Shard {
         let Some(entry) = self.window.get(at) else {
             return;
         };
-        let waits = !matches!(entry.task.state, State::Running(_) | State::Ended { .. });
+        let is_ended = matches!(entry.task.state, State::Ended { .. });
+        if is_ended && !entry.is_unsaved() {
+            // It was brought back for a redrive that was refused.
+            self.window.remove(at);
+            return;
+        }
+        let waits = !is_ended && !matches!(entry.task.state, State::Running(_));
         let untouched = waits && !entry.is_unsaved() && !entry.saved;
         if untouched && entry.task.offset >= self.next_fetch {
             self.window.remove(at);
@@ -213,7 +229,9 @@ impl Shard {
         };
         let error = match absent {
             Absent::Ended(_) => Error::LeaseLost(lost),
-            Absent::Gone if !matches!(op, Op::Cancel { .. }) => Error::LeaseLost(lost),
+            Absent::Gone if !matches!(op, Op::Cancel { .. } | Op::Redrive { .. }) => {
+                Error::LeaseLost(lost)
+            }
             Absent::Gone => Error::Gone(id.to_string()),
             Absent::Unknown => Error::not_found("task", id),
             Absent::Failed => Error::Unavailable {
@@ -235,6 +253,9 @@ impl Shard {
                 if !settled && !matches!(absent, Absent::Failed) {
                     out.push(Action::LeaseEnded(Held { id, token }, lost));
                 }
+            }
+            Op::Redrive { to } => {
+                out.push(Action::Answer(to, 0, Answer::Redriven(Err(error))));
             }
             Op::Cancel { to } => {
                 let answer = match absent {
@@ -274,6 +295,28 @@ impl Shard {
             }
         };
         self.tell_when_saved(at, ack);
+    }
+
+    /// Lets a discarded task run again, with all its attempts; answered when that is durable.
+    pub fn redrive(&mut self, to: CallId, offset: Offset, now: Timestamp, out: &mut Vec<Action>) {
+        match self.window.find(offset) {
+            Some(at) => self.redrive_at(at, to, now, out),
+            None => self.load(offset, Op::Redrive { to }, out),
+        }
+    }
+
+    fn redrive_at(&mut self, at: SlotRef, to: CallId, now: Timestamp, out: &mut Vec<Action>) {
+        let redriven = Event::Redriven;
+        if self
+            .transition(at, redriven, Some(Ack::Redrive(to)), now, out)
+            .is_err()
+        {
+            let what = "only a discarded task that is no malformed record can be redriven";
+            let refused = Err(Error::WrongState(what.to_owned()));
+            out.push(Action::Answer(to, 0, Answer::Redriven(refused)));
+        } else if let Some(entry) = self.window.get_mut(at) {
+            entry.since = now;
+        }
     }
 
     /// Gives up all calls that wait for a task.

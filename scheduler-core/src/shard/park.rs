@@ -6,6 +6,8 @@ use rustc_hash::FxHashSet;
 
 use super::{
     Shard,
+    order::Turn,
+    ready::Offer,
     window::{Entry, Hold, SlotRef},
 };
 use crate::{
@@ -21,6 +23,9 @@ use crate::{
 /// The most parked tasks and bytes of one page.
 const PAGE_TASKS_MAX: usize = 1_024;
 const PAGE_BYTES_MAX: usize = 4 << 20;
+/// How long a task is set aside at least and at most.
+const ASIDE_FIRST: Duration = Duration::from_secs(30);
+const ASIDE_LAST: Duration = Duration::from_secs(600);
 /// How long to wait after a page could not be read.
 const PAGE_RETRY: Duration = Duration::from_secs(1);
 
@@ -48,12 +53,23 @@ struct Reading {
 
 impl Due {
     pub(super) fn new(next_at: Option<Timestamp>) -> Self {
-        Self {
+        let mut due = Self {
             cursor: (Timestamp::EPOCH, Offset::ZERO),
             next_at,
             reading: None,
             not_before: Timestamp::EPOCH,
+        };
+        if next_at.is_none_or(|at| at > Timestamp::EPOCH) {
+            due.pass_keyed();
         }
+        due
+    }
+
+    /// Tasks that wait behind their keys are due at the epoch. Those of earlier owners are read once; those that this
+    /// one sends away are called back by their keys.
+    fn pass_keyed(&mut self) {
+        let behind = (Timestamp::from_millis(1), Offset::ZERO);
+        self.cursor = self.cursor.max(behind);
     }
 
     pub(super) fn has_parked(&self) -> bool {
@@ -94,47 +110,139 @@ impl Shard {
             self.timers.arm(at.slot, deadline);
             return;
         }
-        if entry.is_unsaved() || entry.hold != Hold::None {
+        if entry.is_unsaved() {
             return;
         }
-        match entry.task.state {
-            State::Available => self.enqueue(at),
-            State::Scheduled { due_at } | State::Retryable { due_at } => {
-                if due_at <= now {
-                    // Its time has come, so this is not refused.
-                    entry
-                        .task
-                        .apply(Event::TimerFired, now, &self.rules, &mut self.rng)
-                        .ok();
-                    self.enqueue(at);
-                } else if due_at.since(now) <= self.config.park_over {
-                    self.timers.arm(at.slot, due_at);
-                } else if entry.saved {
-                    let offset = entry.task.offset;
-                    self.timers.disarm(at.slot);
-                    self.window.remove(at);
-                    self.left_memory(offset);
-                    self.due.parked(due_at);
-                } else {
-                    self.save_later(at);
-                }
+        match (entry.hold, &entry.task.state) {
+            (Hold::Key | Hold::Adoption, _)
+            | (_, State::Running(_) | State::Ended { .. })
+            | (Hold::Behind, State::Scheduled { .. } | State::Retryable { .. }) => {}
+            (Hold::Aside(until), _) => self.leave_aside(at, until),
+            (Hold::None | Hold::Behind, State::Available) => self.line_up(at),
+            (Hold::None, State::Scheduled { due_at } | State::Retryable { due_at }) => {
+                let due_at = *due_at;
+                self.wait(at, due_at, now);
             }
-            State::Running(_) | State::Ended { .. } => {}
         }
     }
 
-    fn enqueue(&mut self, at: SlotRef) {
-        if let Some(entry) = self.window.get_mut(at)
-            && !entry.queued
-        {
-            entry.queued = true;
-            self.ready.push_back(at);
-            // Tasks that were cancelled while they waited leave outdated references behind.
-            if self.ready.len() > 2 * self.window.len() + 64 {
-                let window = &self.window;
-                self.ready.retain(|at| window.get(*at).is_some());
+    /// Lets a task wait for its time: in memory, or in the store if that is long.
+    fn wait(&mut self, at: SlotRef, due_at: Timestamp, now: Timestamp) {
+        let Some(entry) = self.window.get_mut(at) else {
+            return;
+        };
+        let wake_at = due_at.min(entry.task.deadline(&self.rules));
+        if due_at <= now && entry.task.deadline(&self.rules) > now {
+            entry.since = due_at;
+            // Its time has come, so this is not refused.
+            let fired = Event::TimerFired;
+            entry
+                .task
+                .apply(fired, now, &self.rules, &mut self.rng)
+                .ok();
+            self.line_up(at);
+        } else if wake_at.since(now) <= self.config.park_over {
+            self.timers.arm(at.slot, wake_at);
+        } else if entry.saved {
+            self.leave(at, due_at);
+        } else {
+            self.save_later(at);
+        }
+    }
+
+    /// A task that is stored leaves memory until it is due.
+    fn leave(&mut self, at: SlotRef, due_at: Timestamp) {
+        self.timers.disarm(at.slot);
+        let key = self.key_of(at);
+        if let Some(entry) = self.window.remove(at) {
+            let offset = entry.task.offset;
+            if let Some(key) = &key {
+                self.order.left(key, offset, false);
+            }
+            self.left_memory(offset);
+            self.due.parked(due_at);
+        }
+    }
+
+    /// Lets a task wait for its turn.
+    fn line_up(&mut self, at: SlotRef) {
+        if self.key_of(at).is_some() && !self.is_its_turn(at) {
+            return;
+        }
+        let Some(entry) = self.window.get_mut(at) else {
+            return;
+        };
+        self.timers.arm(at.slot, entry.task.deadline(&self.rules));
+        if entry.queued {
+            return;
+        }
+        entry.queued = true;
+        let Some(entry) = self.window.get(at) else {
+            return;
+        };
+        let (needs, rank) = (self.needs_of(entry), self.rank_of(entry));
+        let group = entry.task.group(&self.rules).cloned();
+        self.ready.push(needs, group, rank, at);
+    }
+
+    /// Whether a task with an ordering key may start. If not, it waits behind the others, here or in the store.
+    pub(super) fn is_its_turn(&mut self, at: SlotRef) -> bool {
+        // One that was to wait for its time joins its key only now.
+        self.join_key(at);
+        let (Some(key), Some(entry)) = (self.key_of(at), self.window.get_mut(at)) else {
+            return true;
+        };
+        let offset = entry.task.offset;
+        let turn = self.order.turn(&key, offset, self.config.window_tasks_max);
+        match turn {
+            Turn::Now => entry.hold = Hold::None,
+            Turn::Later | Turn::Away => {
+                entry.hold = Hold::Behind;
+                self.timers.arm(at.slot, entry.task.deadline(&self.rules));
             }
         }
+        if turn == Turn::Away {
+            // As scheduled or retryable its key would not find it.
+            if entry.saved_available {
+                self.timers.disarm(at.slot);
+                self.window.remove(at);
+                self.left_memory(offset);
+                self.order.sent_away(&key, offset);
+            } else {
+                self.save_later(at);
+            }
+        }
+        turn == Turn::Now
+    }
+
+    /// A worker came for whom there is nothing here, since memory is full of tasks that others must take: some of them
+    /// go to the store for a while, so that the log can be read on.
+    pub(super) fn set_aside(&mut self, offer: Offer<'_>, now: Timestamp) {
+        if self.has_room() || self.n_aside > 0 {
+            return;
+        }
+        for at in self.ready.shed(offer, self.config.flush_tasks_max) {
+            let Some(entry) = self.window.get_mut(at) else {
+                continue;
+            };
+            entry.queued = false;
+            if !entry.is_ready() {
+                continue;
+            }
+            // The longer it has waited the longer it stays away, so that those who wait for hours cost little.
+            let age = now.since(entry.task.accepted_at) / 2;
+            entry.hold = Hold::Aside(now + age.clamp(ASIDE_FIRST, ASIDE_LAST));
+            self.n_aside += 1;
+            self.save_later(at);
+        }
+    }
+
+    fn leave_aside(&mut self, at: SlotRef, until: Timestamp) {
+        self.n_aside -= 1;
+        if let Some(entry) = self.window.get_mut(at) {
+            entry.hold = Hold::None;
+        }
+        self.leave(at, until);
     }
 
     /// Asks for parked tasks that are due, if there is room for them.
@@ -164,6 +272,7 @@ impl Shard {
             return;
         };
         self.due.next_at = page.next_due_at.into_iter().chain(reading.parked_at).min();
+        let is_past_keyed = page.next_due_at.is_none_or(|at| at > Timestamp::EPOCH);
         for stored in page.tasks {
             if let StoredState::Parked { due_at, .. } = stored.state {
                 self.due.cursor = (due_at, stored.offset);
@@ -172,6 +281,9 @@ impl Shard {
                 let at = self.insert_stored(stored, now);
                 self.place(at, now);
             }
+        }
+        if is_past_keyed {
+            self.due.pass_keyed();
         }
     }
 
@@ -211,13 +323,22 @@ impl Shard {
         };
         let timeout = task.timeout(&self.rules);
         let silence = task.heartbeat_timeout(&self.rules);
+        let deadline = task.deadline(&self.rules);
         if let State::Running(lease) = &mut task.state {
-            self.n_running += 1;
-            lease.times_out_at = timeout.map_or(Timestamp::NEVER, |wait| lease.leased_at + wait);
+            let timed_out = timeout.map_or(Timestamp::NEVER, |wait| lease.leased_at + wait);
+            lease.times_out_at = timed_out.min(deadline);
             lease.silent_at = silence.map_or(Timestamp::NEVER, |wait| now + wait);
         }
+        let is_running = matches!(task.state, State::Running(_));
         let mut entry = Entry::new(task);
         entry.saved = true;
-        self.insert(entry, now)
+        entry.saved_available = matches!(entry.task.state, State::Available);
+        entry.key_stored = self.order.counts_stored() && entry.task.is_in_line();
+        let at = self.insert(entry, now);
+        if is_running {
+            self.note_started(at, now);
+        }
+        self.join_key(at);
+        at
     }
 }

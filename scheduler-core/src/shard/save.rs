@@ -4,6 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{
     Shard,
+    order::Order,
     window::{Entry, Hold, SlotRef},
 };
 use crate::{
@@ -24,6 +25,7 @@ const DEAD_LETTER_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 pub(super) enum Ack {
     Report((CallId, u32)),
     Cancel(CallId),
+    Redrive(CallId),
     /// The cancel came too late, which may be said only now.
     CancelRefused(CallId),
     Submit(CallId, TaskId, bool),
@@ -249,7 +251,7 @@ impl Shard {
             {
                 n_bytes += entry.task.n_bytes();
                 self.watermark.mark(entry.task.offset);
-                write(entry, &self.rules, part);
+                write(entry, &self.rules, &mut self.order, part);
                 in_flight.slots.push(at);
             }
         }
@@ -278,7 +280,7 @@ impl Shard {
                 return;
             }
             n_bytes += entry.task.n_bytes();
-            write(entry, &self.rules, part);
+            write(entry, &self.rules, &mut self.order, part);
             in_flight.slots.push(at);
             self.watermark.mark(low);
         }
@@ -320,6 +322,14 @@ impl Shard {
             return;
         };
         let offset = entry.task.offset;
+        if let Some(options) = entry.task.options()
+            && let Some(key) = &options.key
+        {
+            self.order.left(key, offset, true);
+            if entry.key_stored {
+                self.order.note_stored(key, false);
+            }
+        }
         let completed = matches!(
             &entry.task.state,
             State::Ended {
@@ -359,6 +369,7 @@ impl Ack {
         match self {
             Self::Report((call, part)) => Action::Answer(call, part, Answer::Reported(Ok(()))),
             Self::Cancel(call) => Action::Answer(call, 0, Answer::Cancelled(Ok(()))),
+            Self::Redrive(call) => Action::Answer(call, 0, Answer::Redriven(Ok(()))),
             Self::CancelRefused(call) => {
                 let refused = Answer::Cancelled(Err(super::load::has_ended()));
                 Action::Answer(call, 0, refused)
@@ -377,6 +388,7 @@ impl Ack {
             Self::Cancel(call) | Self::CancelRefused(call) => {
                 Action::Answer(call, 0, Answer::Cancelled(Err(moved)))
             }
+            Self::Redrive(call) => Action::Answer(call, 0, Answer::Redriven(Err(moved))),
             Self::Submit(call, _, _) => {
                 let what = "the submit".into();
                 let unknown = Answer::Submitted(Err(Error::UnknownOutcome { what }));
@@ -404,7 +416,7 @@ fn keep_until(task: &Task, rules: &Rules) -> Option<Timestamp> {
 }
 
 /// Writes a task into a part, as it stands.
-fn write(entry: &mut Entry, rules: &Rules, part: &mut ShardFlush) {
+fn write(entry: &mut Entry, rules: &Rules, order: &mut Order, part: &mut ShardFlush) {
     entry.dirty = false;
     entry.saving = true;
     let ended = matches!(entry.task.state, State::Ended { .. });
@@ -413,8 +425,29 @@ fn write(entry: &mut Entry, rules: &Rules, part: &mut ShardFlush) {
             part.forgotten.push(entry.task.offset);
         }
     } else {
+        if let Some(options) = entry.task.options()
+            && let Some(key) = &options.key
+            && entry.task.is_in_line()
+            && !entry.key_stored
+        {
+            order.note_stored(key, true);
+            entry.key_stored = true;
+        }
         entry.saved = true;
-        part.tasks.push(stored(&entry.task, rules));
+        entry.saved_available = matches!(entry.task.state, State::Available);
+        let mut row = stored(&entry.task, rules);
+        if let StoredState::Parked {
+            due_at,
+            kind: Parked::Available,
+        } = &mut row.state
+        {
+            match entry.hold {
+                Hold::Behind => *due_at = Timestamp::EPOCH,
+                Hold::Aside(until) => *due_at = until,
+                Hold::None | Hold::Key | Hold::Adoption => {}
+            }
+        }
+        part.tasks.push(row);
     }
 }
 

@@ -50,6 +50,12 @@ impl Wheel {
         }
     }
 
+    /// The time that it last saw.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.now)
+    }
+
     /// Arms the timer of `key`, in place of an earlier one. A time in the past fires at the next
     /// [`pop`](Self::pop). [`Timestamp::NEVER`] disarms.
     pub fn arm(&mut self, key: u32, at: Timestamp) {

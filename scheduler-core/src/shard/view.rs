@@ -36,6 +36,7 @@ impl Shard {
                     .rare
                     .as_ref()
                     .and_then(|rare| rare.progress.clone()),
+                waits: None,
             };
         }
         if offset < self.next_fetch || self.watermark.is_done(offset) {
@@ -48,7 +49,7 @@ impl Shard {
     /// Whether parked tasks wait in the store.
     #[must_use]
     pub fn has_parked(&self) -> bool {
-        self.due.has_parked()
+        self.due.has_parked() || self.order.is_reading()
     }
 
     /// Tasks in memory, newest offset first: below `below`, in one of `states` (empty: all), at most `n_max`.

@@ -3,8 +3,11 @@
 use rustc_hash::FxHashMap;
 
 use crate::{
-    Offset, StateName, WorkerId,
-    task::state::{State, Task},
+    Offset, StateName, Timestamp, WorkerId,
+    task::{
+        GroupName,
+        state::{State, Task},
+    },
 };
 
 /// What stands between a task in memory and its turn, beside its state.
@@ -16,6 +19,10 @@ pub(super) enum Hold {
     Key,
     /// A worker may hold it under a lease that an earlier owner granted.
     Adoption,
+    /// Another task of its ordering key goes before it.
+    Behind,
+    /// It takes room that others could use: it goes to the store, and is looked at again then.
+    Aside(Timestamp),
 }
 
 /// What is shown of a task while its change is not durable: the state before.
@@ -34,12 +41,22 @@ pub(super) struct Entry {
     pub(super) hold: Hold,
     /// The store has a row of it.
     pub(super) saved: bool,
+    /// The row says that it can run.
+    pub(super) saved_available: bool,
     /// It must be saved, and waits for the next flush.
     pub(super) dirty: bool,
     /// It is part of the flush in flight.
     pub(super) saving: bool,
     /// It is in the ready queue.
     pub(super) queued: bool,
+    /// Since when it waits for its turn.
+    pub(super) since: Timestamp,
+    /// While it runs, the group whose limits count it.
+    pub(super) counted_in: Option<GroupName>,
+    /// While it runs, how many slots it takes.
+    pub(super) cost: u16,
+    /// The shard has counted its row among those with an ordering key.
+    pub(super) key_stored: bool,
     /// As the window counted it.
     n_bytes: usize,
 }
@@ -47,10 +64,15 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn new(task: Task) -> Self {
         Self {
+            since: task.accepted_at,
+            counted_in: None,
+            cost: 0,
+            key_stored: false,
             task,
             shown: None,
             hold: Hold::None,
             saved: false,
+            saved_available: false,
             dirty: false,
             saving: false,
             queued: false,
@@ -69,7 +91,7 @@ impl Entry {
 }
 
 /// Where an entry is; outdated once the entry has left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SlotRef {
     pub(super) slot: u32,
     generation: u32,

@@ -8,7 +8,7 @@ use crate::{
     ErrorCode, LeaseLost, LeaseToken, Timestamp, WorkerId,
     port::store::Ending,
     task::{
-        AttemptError, DETAILS_LEN_MAX, Failure, MESSAGE_LEN_MAX, Outcome,
+        AttemptError, DETAILS_LEN_MAX, ERRORS_MAX, Failure, MESSAGE_LEN_MAX, Outcome,
         state::{Lease, Rules, State, Task},
     },
 };
@@ -20,14 +20,23 @@ pub const TIMEOUT: &str = "timeout";
 /// The code of an attempt whose handler was silent for too long.
 pub const HEARTBEAT_TIMEOUT: &str = "heartbeat_timeout";
 /// What the scheduler itself says of an attempt whose lease ended: code and message.
-const OWN: [(&str, &str); 3] = [
+const OWN: [(&str, &str); 5] = [
     (TIMEOUT, "the attempt ran longer than its timeout"),
     (
         HEARTBEAT_TIMEOUT,
         "the handler gave no heartbeat within its timeout",
     ),
     (LEASE_EXPIRED, "the worker did not renew its lease"),
+    (
+        EXPIRED,
+        "its first attempt did not begin before its expires_at",
+    ),
+    (TOTAL_TIMEOUT, "it took longer than its total_timeout"),
 ];
+/// The code of a task that did not start before its `expires_at`.
+pub const EXPIRED: &str = "expired";
+/// The code of a task that took longer than its `total_timeout`.
+pub const TOTAL_TIMEOUT: &str = "total_timeout";
 /// The code of a record that cannot be a task.
 pub const MALFORMED: &str = "malformed";
 
@@ -68,6 +77,8 @@ pub enum Event {
     TimerFired,
     /// Someone wants it to end.
     CancelRequested,
+    /// Someone wants a discarded task to run again, with all its attempts.
+    Redriven,
 }
 
 /// What a transition asks of the shard.
@@ -204,6 +215,13 @@ impl Task {
             ) => Err(Refusal::Lost(LeaseLost::Stale)),
             (State::Ended { ending, .. }, Event::Reported { .. }) => Err(lost_by(ending)),
 
+            (
+                State::Scheduled { .. } | State::Available | State::Retryable { .. },
+                Event::TimerFired,
+            ) if self.deadline(rules) <= now => {
+                self.expire(now);
+                Ok(Effect::SaveFirst)
+            }
             (State::Scheduled { due_at } | State::Retryable { due_at }, Event::TimerFired)
                 if *due_at <= now =>
             {
@@ -234,6 +252,27 @@ impl Task {
                 Ok(Effect::SaveAndTell(LeaseLost::Cancelled))
             }
             (State::Ended { .. }, Event::CancelRequested) => Err(Refusal::WrongState),
+
+            (
+                State::Ended {
+                    ending: Ending::Discarded,
+                    ..
+                },
+                Event::Redriven,
+            ) if !self.is_malformed() => {
+                self.attempt = 0;
+                self.started_at = Timestamp::NEVER;
+                self.state = State::Available;
+                Ok(Effect::SaveFirst)
+            }
+            (
+                State::Scheduled { .. }
+                | State::Available
+                | State::Running(_)
+                | State::Retryable { .. }
+                | State::Ended { .. },
+                Event::Redriven,
+            ) => Err(Refusal::WrongState),
         }
     }
 
@@ -246,7 +285,7 @@ impl Task {
             worker,
             leased_at: now,
             expires_at: now + rules.lease,
-            times_out_at: after(self.timeout(rules)),
+            times_out_at: after(self.timeout(rules)).min(self.deadline(rules)),
             silent_at: after(self.heartbeat_timeout(rules)),
         });
     }
@@ -313,7 +352,11 @@ impl Task {
         let State::Running(lease) = &self.state else {
             return Effect::GoOn;
         };
-        let [timeout, silence, expiry] = OWN;
+        if self.deadline(rules) <= now {
+            self.expire(now);
+            return Effect::SaveAndTell(LeaseLost::TimedOut);
+        }
+        let [timeout, silence, expiry, ..] = OWN;
         let ((code, message), told) = if lease.times_out_at <= now {
             (timeout, LeaseLost::TimedOut)
         } else if lease.silent_at <= now {
@@ -325,29 +368,55 @@ impl Task {
         Effect::SaveAndTell(told)
     }
 
-    fn fail(
-        &mut self,
-        mut failure: Failure,
-        now: Timestamp,
-        rules: &Rules,
-        rng: &mut fastrand::Rng,
-    ) {
-        let State::Running(lease) = &self.state else {
-            return;
-        };
-        cut(&mut failure.message);
+    /// Its deadline has passed: a dead letter, whatever attempts are left.
+    fn expire(&mut self, now: Timestamp) {
+        let [.., expired, total] = OWN;
+        let has_started = self.started_at != Timestamp::NEVER;
+        let (code, message) = if has_started { total } else { expired };
+        let failure = own_failure(code, message);
+        self.note_error(failure, now);
+        self.end(Ending::Discarded, now);
+    }
+
+    fn fail(&mut self, failure: Failure, now: Timestamp, rules: &Rules, rng: &mut fastrand::Rng) {
         let may_retry = failure.retryable && self.is_retryable(&failure.code, rules);
-        let wait = self.retry(rules).wait_after(self.attempt, rng);
+        let policy = self.retry(rules);
+        let mut wait = policy.wait_after(self.attempt, rng);
+        self.note_error(failure, now);
+        if wait.is_none() && may_retry && !rules.may_discard {
+            // Everybody fails, so this attempt said nothing about the task.
+            self.attempt -= 1;
+            wait = Some(policy.longest_wait(rng));
+        }
+        match wait.map(|wait| now + wait) {
+            // There is no sense in a wait that ends too late.
+            Some(due_at) if may_retry && due_at < self.deadline(rules) => {
+                self.state = State::Retryable { due_at };
+            }
+            _ => self.end(Ending::Discarded, now),
+        }
+    }
+
+    /// Keeps what went wrong in the present attempt, or with the task itself.
+    fn note_error(&mut self, mut failure: Failure, now: Timestamp) {
+        cut(&mut failure.message);
+        let worker = match &self.state {
+            State::Running(lease) => lease.worker.clone(),
+            _ => WorkerId::nobody(),
+        };
         let error = AttemptError {
             attempt: self.attempt,
             token: self.token,
-            worker: lease.worker.clone(),
+            worker,
             at: now,
             failure,
         };
         let errors = &mut self.rare_mut().errors;
         errors.push(error);
         // A row must stay small enough to be saved with others, however often the task fails.
+        if errors.len() > ERRORS_MAX {
+            errors.remove(0);
+        }
         let mut n_left = DETAILS_LEN_MAX;
         for error in errors.iter_mut().rev() {
             match n_left.checked_sub(error.failure.detail.len()) {
@@ -355,10 +424,22 @@ impl Task {
                 None => error.failure.detail = Bytes::new(),
             }
         }
-        match wait {
-            Some(wait) if may_retry => self.state = State::Retryable { due_at: now + wait },
-            _ => self.end(Ending::Discarded, now),
-        }
+    }
+
+    /// Whether its last attempt was spent on a failure that another attempt could have mended.
+    pub(crate) fn is_exhausted(&self, rules: &Rules) -> bool {
+        self.errors().last().is_some_and(|error| {
+            let failure = &error.failure;
+            let is_final =
+                is_own(failure) && [EXPIRED, TOTAL_TIMEOUT].contains(&failure.code.as_str());
+            failure.retryable && self.is_retryable(&failure.code, rules) && !is_final
+        })
+    }
+
+    /// Whether it is a record that cannot be a task.
+    fn is_malformed(&self) -> bool {
+        let first = self.errors().first();
+        first.is_some_and(|error| error.attempt == 0 && error.failure.code.as_str() == MALFORMED)
     }
 
     fn end(&mut self, ending: Ending, now: Timestamp) {
@@ -372,15 +453,8 @@ impl Task {
     }
 
     /// Ends a record that cannot be a task: a dead letter with its reason.
-    pub(crate) fn discard_malformed(&mut self, reason: &str, worker: WorkerId, now: Timestamp) {
-        let error = AttemptError {
-            attempt: 0,
-            token: LeaseToken::NONE,
-            worker,
-            at: now,
-            failure: own_failure(MALFORMED, reason),
-        };
-        self.rare_mut().errors.push(error);
+    pub(crate) fn discard_malformed(&mut self, reason: &str, now: Timestamp) {
+        self.note_error(own_failure(MALFORMED, reason), now);
         self.end(Ending::Discarded, now);
     }
 }

@@ -71,17 +71,23 @@ impl RetryPolicy {
 
     /// How long to wait after failed attempt number `attempt` (from 1), or `None` if that was the last.
     pub fn wait_after(&self, attempt: u32, rng: &mut fastrand::Rng) -> Option<Duration> {
-        if attempt >= self.max_attempts {
-            return None;
-        }
+        (attempt < self.max_attempts).then(|| self.wait(attempt, rng))
+    }
+
+    /// How long to wait at most after any attempt.
+    pub fn longest_wait(&self, rng: &mut fastrand::Rng) -> Duration {
+        self.wait(u32::MAX, rng)
+    }
+
+    fn wait(&self, attempt: u32, rng: &mut fastrand::Rng) -> Duration {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.initial.as_secs_f64() * self.factor.powi(exponent);
         // `min` also takes care of an overflow to infinity.
         let longest = Duration::from_secs_f64(seconds.min(self.max.as_secs_f64()));
-        Some(match self.jitter {
+        match self.jitter {
             Jitter::None => longest,
             Jitter::Full => longest.mul_f64(rng.f64()),
-        })
+        }
     }
 }
 

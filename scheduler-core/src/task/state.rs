@@ -1,13 +1,13 @@
 //! Where a task stands: its state, its lease, and the limits that apply to it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{
     ErrorCode, LeaseToken, Offset, Retention, StateName, TaskOptions, Timestamp, WorkerId,
     port::{log::NewTask, store::Ending},
-    task::{AttemptError, retry::RetryPolicy},
+    task::{AttemptError, GroupName, Label, Priority, retry::RetryPolicy},
 };
 
 /// Where a task stands, in memory.
@@ -27,7 +27,7 @@ pub enum State {
         /// When it becomes available.
         due_at: Timestamp,
     },
-    /// Ended. Nothing moves it any more.
+    /// Ended. Nothing moves it any more, but a discarded task can be redriven.
     Ended {
         /// How.
         ending: Ending,
@@ -84,6 +84,8 @@ pub struct Rules {
     pub lease: Duration,
     /// The pipeline's defaults.
     pub defaults: TaskOptions,
+    /// Whether a task whose attempts are used up may be discarded; otherwise it is tried again.
+    pub may_discard: bool,
 }
 
 /// A task in memory.
@@ -209,6 +211,64 @@ impl Task {
     pub fn retention(&self, rules: &Rules) -> Retention {
         self.option(rules, |options| options.retention)
             .unwrap_or_default()
+    }
+
+    /// How much it is preferred.
+    #[must_use]
+    pub fn priority(&self, rules: &Rules) -> Priority {
+        self.option(rules, |options| options.priority)
+            .unwrap_or_default()
+    }
+
+    /// How many slots of a worker it takes.
+    #[must_use]
+    pub fn cost(&self, rules: &Rules) -> u16 {
+        self.option(rules, |options| options.cost).unwrap_or(1)
+    }
+
+    /// Labels that its worker must have, if any.
+    #[must_use]
+    pub fn labels<'a>(&'a self, rules: &'a Rules) -> Option<&'a BTreeSet<Label>> {
+        let own = self.options().and_then(|options| options.labels.as_ref());
+        let labels = own.or(rules.defaults.labels.as_ref());
+        labels.filter(|labels| !labels.is_empty())
+    }
+
+    /// With whom it shares limits.
+    #[must_use]
+    pub fn group<'a>(&'a self, rules: &'a Rules) -> Option<&'a GroupName> {
+        let own = self.options().and_then(|options| options.group.as_ref());
+        own.or(rules.defaults.group.as_ref())
+    }
+
+    /// Whether a next attempt would be its last one, after others.
+    #[must_use]
+    pub fn is_on_last_attempt(&self, rules: &Rules) -> bool {
+        self.attempt > 0 && self.attempt + 1 >= self.retry(rules).max_attempts
+    }
+
+    /// Whether it takes part in the order of its key: not before it is due for the first time, and not once it has
+    /// ended.
+    pub(crate) fn is_in_line(&self) -> bool {
+        match self.state {
+            State::Scheduled { .. } => self.token != LeaseToken::NONE,
+            State::Available | State::Running(_) | State::Retryable { .. } => true,
+            State::Ended { .. } => false,
+        }
+    }
+
+    /// When it is discarded unless it has started by then, or ended: [`Timestamp::NEVER`] if never.
+    #[must_use]
+    pub fn deadline(&self, rules: &Rules) -> Timestamp {
+        if self.started_at != Timestamp::NEVER {
+            let total = self.option(rules, |options| options.total_timeout);
+            return total.map_or(Timestamp::NEVER, |total| self.started_at + total);
+        }
+        // A task that was leased or discarded before is here because someone wants it to run.
+        let is_new = self.token == LeaseToken::NONE && self.errors().is_empty();
+        let own = self.options().filter(|_| is_new);
+        own.and_then(|options| options.expires_at)
+            .unwrap_or(Timestamp::NEVER)
     }
 
     pub(crate) fn is_retryable(&self, code: &ErrorCode, rules: &Rules) -> bool {

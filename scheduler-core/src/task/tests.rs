@@ -30,6 +30,7 @@ fn rules() -> Rules {
             non_retryable: Some(vec!["fatal".try_into().unwrap()]),
             ..TaskOptions::default()
         },
+        may_discard: true,
     }
 }
 
@@ -50,6 +51,22 @@ fn available() -> Task {
         traceparent: None,
     };
     Task::accepted(Offset(0), NOW, submitted, NOW)
+}
+
+fn expiring() -> Task {
+    let options = TaskOptions {
+        expires_at: Some(NOW + Duration::from_secs(60)),
+        ..TaskOptions::default()
+    };
+    let mut task = available();
+    task.submitted.options = Some(std::sync::Arc::new(options));
+    task
+}
+
+fn malformed() -> Task {
+    let mut task = available();
+    task.discard_malformed("it is no JSON object", NOW);
+    task
 }
 
 fn after(events: impl IntoIterator<Item = (Event, u64)>) -> Task {
@@ -97,6 +114,7 @@ fn states() -> Vec<(&'static str, Task)> {
     let interrupted = || reported(1, Outcome::Interrupted);
     vec![
         ("available, never leased", available()),
+        ("available, its expires_at has passed", expiring()),
         (
             "scheduled",
             after([(leased(1), 0), (reported(1, snoozed), 0)]),
@@ -140,6 +158,7 @@ fn states() -> Vec<(&'static str, Task)> {
             "discarded",
             after([(leased(2), 0), (reported(2, failed("fatal")), 0)]),
         ),
+        ("discarded, malformed", malformed()),
     ]
 }
 
@@ -173,6 +192,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ),
         ("its time comes", Event::TimerFired),
         ("cancel requested", Event::CancelRequested),
+        ("redriven", Event::Redriven),
     ]
 }
 

@@ -113,6 +113,12 @@ impl Owner for MemberClient {
         Ok(())
     }
 
+    async fn redrive(&self, id: TaskId) -> Result<(), Error> {
+        let request = pb::RedriveOwnedRequest { id: id.to_string() };
+        call!(self.redrive_owned(request, CALL_TIMEOUT)).map_err(away)?;
+        Ok(())
+    }
+
     async fn see(&self, ids: Vec<TaskId>) -> Result<Vec<Seen>, Error> {
         let request = pb::SeeRequest {
             ids: ids.iter().map(ToString::to_string).collect(),

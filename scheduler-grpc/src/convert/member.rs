@@ -170,9 +170,14 @@ impl From<Seen> for pb::Seen {
     fn from(seen: Seen) -> Self {
         use pb::seen::Where;
         let place = match seen {
-            Seen::Here { task, progress } => Where::Here(pb::SeenHere {
+            Seen::Here {
+                task,
+                progress,
+                waits,
+            } => Where::Here(pb::SeenHere {
                 task: Some((*task).into()),
                 progress,
+                waiting: waits.map(|waits| (*waits).into()),
             }),
             Seen::Backlog(n_before) => Where::Backlog(n_before),
             Seen::Left => Where::Left(true),
@@ -193,6 +198,10 @@ impl TryFrom<pb::Seen> for Seen {
             Where::Here(here) => Self::Here {
                 task: Box::new(here.task.ok_or_else(|| missing("task"))?.try_into()?),
                 progress: here.progress,
+                waits: match here.waiting {
+                    Some(waiting) => Some(Box::new(waiting.try_into()?)),
+                    None => None,
+                },
             },
             Where::Backlog(n_before) => Self::Backlog(n_before),
             Where::Left(_) => Self::Left,

@@ -2,11 +2,15 @@
 
 use scheduler_core::{
     ApplicationPath, Deleted, Error, Invalid, Mode, Pipeline, PipelineNumber, PipelinePath,
-    PipelineSpec, Revision, Step, TaskOptions, TenantName, pipeline::command::CommandTemplate,
+    PipelineSpec, Revision, Step, TaskOptions, TenantName,
+    pipeline::{
+        command::CommandTemplate,
+        limits::{Limit, Limits, Rate},
+    },
     port::catalog::Application,
 };
 
-use super::{missing, timestamp, timestamp_of};
+use super::{duration, duration_of, missing, timestamp, timestamp_of};
 use crate::pb;
 
 impl From<&Step> for pb::Step {
@@ -33,12 +37,44 @@ impl TryFrom<pb::Step> for Step {
     }
 }
 
+fn limit(limit: &Limit) -> Option<pb::Limit> {
+    (!limit.is_none()).then(|| pb::Limit {
+        concurrency: limit.concurrency,
+        rate: limit.rate.map(|rate| pb::Rate {
+            n: rate.n,
+            per: Some(duration(rate.per)),
+        }),
+    })
+}
+
+fn limit_of(limit: Option<pb::Limit>) -> Result<Limit, Invalid> {
+    let limit = limit.unwrap_or_default();
+    let rate = limit.rate.map(|rate| {
+        let per = rate.per.unwrap_or_default();
+        Ok::<_, Invalid>(Rate {
+            n: rate.n,
+            per: duration_of("limits.rate.per", per)?,
+        })
+    });
+    Ok(Limit {
+        concurrency: limit.concurrency,
+        rate: rate.transpose()?,
+    })
+}
+
 impl From<&PipelineSpec> for pb::PipelineSpec {
     fn from(spec: &PipelineSpec) -> Self {
         Self {
             steps: spec.steps.iter().map(Into::into).collect(),
             options: (!spec.defaults.is_empty()).then(|| (&spec.defaults).into()),
             partitions: spec.n_partitions.into(),
+            limit: limit(&spec.limits.all),
+            group_limit: limit(&spec.limits.group),
+            pool: spec
+                .pool
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
         }
     }
 }
@@ -54,6 +90,14 @@ impl TryFrom<pb::PipelineSpec> for PipelineSpec {
         let spec = Self {
             steps: steps.collect::<Result<_, _>>()?,
             defaults: TaskOptions::try_from(options).map_err(|fault| fault.within("options"))?,
+            limits: Limits {
+                all: limit_of(spec.limit)?,
+                group: limit_of(spec.group_limit)?,
+            },
+            pool: match spec.pool.as_str() {
+                "" => None,
+                pool => Some(pool.try_into()?),
+            },
             n_partitions: match spec.partitions {
                 0 => 1,
                 n => u16::try_from(n).unwrap_or(u16::MAX),

@@ -1,10 +1,12 @@
 //! Tasks, their options and their failures.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use scheduler_core::{
-    Error, ErrorCode, Failure, Invalid, LeaseToken, ListTasks, PipelinePath, Retention, StateName,
-    Submit, Submitted, TaskOptions, TaskPage, TaskView, TenantName,
+    Error, ErrorCode, Failure, GroupName, Invalid, Label, LeaseToken, ListTasks, OrderingKey,
+    PipelinePath, Retention, StateName, Submit, Submitted, TaskOptions, TaskPage, TaskView,
+    TenantName,
+    explain::{Ahead, Waiting},
     task::{
         AttemptError, MESSAGE_LEN_MAX,
         retry::{Jitter, RetryPolicy},
@@ -117,6 +119,44 @@ fn retention(retention: pb::Retention) -> Result<Option<Retention>, Invalid> {
     }))
 }
 
+/// Reads labels of a worker or task.
+pub(super) fn labels(given: &[String]) -> Result<BTreeSet<Label>, Invalid> {
+    given
+        .iter()
+        .map(|label| label.as_str().try_into())
+        .collect()
+}
+
+impl From<Waiting> for pb::Waiting {
+    fn from(waiting: Waiting) -> Self {
+        Self {
+            reason: waiting.reason.into_owned(),
+            text: waiting.text,
+            until: waiting.until.map(timestamp),
+            tasks: waiting.tasks.iter().map(ToString::to_string).collect(),
+            about_before: waiting.ahead.map(|ahead| ahead.about),
+            at_most_before: waiting.ahead.map(|ahead| ahead.at_most),
+        }
+    }
+}
+
+impl TryFrom<pb::Waiting> for Waiting {
+    type Error = Error;
+
+    fn try_from(waiting: pb::Waiting) -> Result<Self, Error> {
+        let until = waiting.until.map(|until| timestamp_of("until", until));
+        let tasks = waiting.tasks.iter().map(|id| id.parse());
+        let ahead = waiting.about_before.zip(waiting.at_most_before);
+        Ok(Self {
+            reason: waiting.reason.into(),
+            text: waiting.text,
+            until: until.transpose()?,
+            tasks: tasks.collect::<Result<_, Invalid>>()?,
+            ahead: ahead.map(|(about, at_most)| Ahead { about, at_most }),
+        })
+    }
+}
+
 impl From<&TaskOptions> for pb::TaskOptions {
     fn from(options: &TaskOptions) -> Self {
         let codes = |codes: &Vec<ErrorCode>| pb::ErrorCodes {
@@ -132,6 +172,15 @@ impl From<&TaskOptions> for pb::TaskOptions {
             non_retryable: options.non_retryable.as_ref().map(codes),
             retention: options.retention.map(Into::into),
             metadata: options.metadata.clone(),
+            priority: options.priority.map(|priority| priority.get().into()),
+            key: text(options.key.as_ref().map(OrderingKey::as_str)),
+            group: text(options.group.as_ref().map(GroupName::as_str)),
+            expires_at: options.expires_at.map(timestamp),
+            total_timeout: options.total_timeout.map(duration),
+            labels: options.labels.as_ref().map(|labels| pb::Labels {
+                labels: labels.iter().map(ToString::to_string).collect(),
+            }),
+            cost: options.cost.map(Into::into),
         }
     }
 }
@@ -149,6 +198,8 @@ impl TryFrom<pb::TaskOptions> for TaskOptions {
                 .map_err(|fault: Invalid| Invalid::new("non_retryable", fault.rule))
         };
         let run_at = options.run_at.map(|at| timestamp_of("run_at", at));
+        let expires_at = options.expires_at;
+        let expires_at = expires_at.map(|at| timestamp_of("expires_at", at));
         let options = Self {
             run_at: run_at.transpose()?,
             idempotency_key: some(&options.idempotency_key)?,
@@ -158,6 +209,19 @@ impl TryFrom<pb::TaskOptions> for TaskOptions {
             non_retryable: options.non_retryable.map(codes).transpose()?,
             retention: options.retention.map(retention).transpose()?.flatten(),
             metadata: options.metadata,
+            priority: options.priority.map(TryInto::try_into).transpose()?,
+            key: some(&options.key)?,
+            group: some(&options.group)?,
+            expires_at: expires_at.transpose()?,
+            total_timeout: span("total_timeout", options.total_timeout)?,
+            labels: options
+                .labels
+                .map(|given| labels(&given.labels))
+                .transpose()?,
+            // One that does not fit is out of range like any other.
+            cost: options
+                .cost
+                .map(|cost| u16::try_from(cost).unwrap_or(u16::MAX)),
         };
         options.validate()?;
         Ok(options)
@@ -287,6 +351,7 @@ impl From<TaskView> for pb::Task {
             errors: task.errors.into_iter().map(Into::into).collect(),
             result: task.result,
             n_before: task.n_before,
+            waiting: task.waits.map(Into::into),
         }
     }
 }
@@ -321,6 +386,7 @@ pub fn task_view(tenant: &TenantName, task: pb::Task) -> Result<TaskView, Error>
         errors: errors.collect::<Result<_, Error>>()?,
         result: task.result,
         n_before: task.n_before,
+        waits: task.waiting.map(TryInto::try_into).transpose()?,
     })
 }
 

@@ -7,7 +7,9 @@ use scheduler_core::{
     Error, Failure, Heartbeat, Held, LeaseLost, LeaseToken, Leased, LeasedTask, Mode, Offset,
     Outcome, Partition, Pipeline, PipelineNumber, PipelineSpec, Poll, Report, Retention, Revision,
     ShardId, StateName, Step, Submit, TaskId, TaskOptions, TaskView, Timestamp,
+    explain::{Ahead, Waiting},
     pipeline::command::CommandTemplate,
+    pipeline::limits::{Limit, Limits, Rate},
     task::{
         AttemptError,
         retry::{Jitter, RetryPolicy},
@@ -43,6 +45,17 @@ fn options() -> TaskOptions {
         }),
         non_retryable: Some(vec!["bad_input".try_into().unwrap()]),
         retention: Some(Retention::Failures(Duration::from_secs(60))),
+        priority: Some(9.try_into().unwrap()),
+        key: Some("order-7".try_into().unwrap()),
+        group: Some("group-3".try_into().unwrap()),
+        expires_at: Some(Timestamp::from_millis(1_900_000_000_000)),
+        total_timeout: Some(Duration::from_secs(90)),
+        labels: Some(
+            ["gpu", "zone=eu"]
+                .map(|label| label.try_into().unwrap())
+                .into(),
+        ),
+        cost: Some(3),
         metadata: BTreeMap::from([("trace".to_owned(), "é".to_owned())]),
     }
 }
@@ -184,6 +197,16 @@ fn a_task_comes_back_as_it_was() {
             }],
             result: Some("{}".into()),
             n_before: Some(0),
+            waits: Some(Waiting {
+                reason: "key".into(),
+                text: "another task goes first".to_owned(),
+                until: Some(Timestamp::from_millis(7)),
+                tasks: vec!["aaaaaaiaaaaaaaaaaaaaaga".parse().unwrap()],
+                ahead: Some(Ahead {
+                    about: 3,
+                    at_most: 9,
+                }),
+            }),
         };
         assert_eq!(task_view(&path.tenant, task.clone().into()), Ok(task));
     }
@@ -197,6 +220,8 @@ fn a_pipeline_comes_back_as_it_was() {
     };
     let defaults = TaskOptions {
         run_at: None,
+        key: None,
+        expires_at: None,
         idempotency_key: None,
         ..options()
     };
@@ -208,6 +233,17 @@ fn a_pipeline_comes_back_as_it_was() {
             steps: [step].into(),
             defaults,
             n_partitions: 8,
+            limits: Limits {
+                all: Limit {
+                    concurrency: Some(9),
+                    rate: Some(Rate {
+                        n: 7,
+                        per: Duration::from_millis(1_500),
+                    }),
+                },
+                group: Limit::default(),
+            },
+            pool: Some("gpus".try_into().unwrap()),
         },
         mode: Mode::Active,
         created_at: Timestamp::from_millis(77),

@@ -9,7 +9,7 @@ use scheduler_core::{
 
 use super::{
     duration, duration_of, missing,
-    task::{WAIT, shared, text},
+    task::{WAIT, labels, shared, text},
 };
 use crate::{pb, status};
 
@@ -46,6 +46,7 @@ impl From<(&PipelinePath, Poll)> for pb::PollRequest {
             bytes_max: u64::try_from(poll.bytes_max).unwrap_or(u64::MAX),
             wait: Some(duration(poll.wait)),
             held: poll.held.into_iter().map(Into::into).collect(),
+            labels: poll.labels.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -61,6 +62,7 @@ impl TryFrom<pb::PollRequest> for Poll {
         let held = poll.held.into_iter().map(TryInto::try_into);
         Ok(Self {
             worker: poll.worker.as_str().try_into()?,
+            labels: labels(&poll.labels)?,
             credit: usize::try_from(poll.credit).unwrap_or(usize::MAX),
             bytes_max: match usize::try_from(poll.bytes_max) {
                 Ok(0) => BYTES_MAX,

@@ -1152,6 +1152,13 @@ pub struct ErrorCodes {
     #[prost(string, repeated, tag = "1")]
     pub codes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// Labels of a worker or task. An empty list overrides the pipeline's.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Labels {
+    /// 1 to 64 printable ASCII characters without spaces each; at most 16.
+    #[prost(string, repeated, tag = "1")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// What is asked for a task; what is not said comes from the pipeline, then from the system.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskOptions {
@@ -1182,6 +1189,27 @@ pub struct TaskOptions {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// How much it is preferred to others: 0 to 9, of which 9 goes first. Not said means 4.
+    #[prost(uint32, optional, tag = "9")]
+    pub priority: ::core::option::Option<u32>,
+    /// Tasks with one key start one at a time, in the order in which they were accepted.
+    #[prost(string, tag = "10")]
+    pub key: ::prost::alloc::string::String,
+    /// Tasks of one group share limits.
+    #[prost(string, tag = "11")]
+    pub group: ::prost::alloc::string::String,
+    /// If its first attempt has not begun by then, it is discarded.
+    #[prost(message, optional, tag = "12")]
+    pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// How long it may take from the begin of its first attempt, over all attempts.
+    #[prost(message, optional, tag = "13")]
+    pub total_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// Labels that a worker must have, all of them.
+    #[prost(message, optional, tag = "14")]
+    pub labels: ::core::option::Option<Labels>,
+    /// How many slots of a worker it takes: 1 to 256. Not said means 1.
+    #[prost(uint32, optional, tag = "15")]
+    pub cost: ::core::option::Option<u32>,
 }
 /// A task to submit.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1283,6 +1311,13 @@ pub struct WaitTaskRequest {
 /// Cancels a task.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelTaskRequest {
+    /// The task.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// Redrives a task.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RedriveTaskRequest {
     /// The task.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
@@ -1411,6 +1446,32 @@ pub struct Task {
     /// In the backlog: so many records of its partition are read before it.
     #[prost(uint64, optional, tag = "17")]
     pub n_before: ::core::option::Option<u64>,
+    /// Why it does not run, if it waits.
+    #[prost(message, optional, tag = "18")]
+    pub waiting: ::core::option::Option<Waiting>,
+}
+/// Why a task does not run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Waiting {
+    /// For programs: backlog, scheduled, backoff, saving, repetition, adoption, paused, failing, key, concurrency,
+    /// rate, aside, worker or turn. More may come.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    /// For people.
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
+    /// When it surely ends by itself, if that is known.
+    #[prost(message, optional, tag = "3")]
+    pub until: ::core::option::Option<::prost_types::Timestamp>,
+    /// Tasks that it waits for, at most 8.
+    #[prost(string, repeated, tag = "4")]
+    pub tasks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// About so many go before it, where that says something.
+    #[prost(uint64, optional, tag = "5")]
+    pub about_before: ::core::option::Option<u64>,
+    /// At most so many go before it.
+    #[prost(uint64, optional, tag = "6")]
+    pub at_most_before: ::core::option::Option<u64>,
 }
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1672,6 +1733,28 @@ pub mod task_service_client {
                 .insert(GrpcMethod::new("workload.v1.TaskService", "Cancel"));
             self.inner.unary(req, path, codec).await
         }
+        /// Lets a discarded task run again, with all its attempts. An answer means that it is durable.
+        pub async fn redrive(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RedriveTaskRequest>,
+        ) -> std::result::Result<tonic::Response<super::Task>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.TaskService/Redrive",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.TaskService", "Redrive"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Lists the tasks of a pipeline that left its backlog.
         pub async fn list(
             &mut self,
@@ -1741,6 +1824,11 @@ pub mod task_service_server {
         async fn cancel(
             &self,
             request: tonic::Request<super::CancelTaskRequest>,
+        ) -> std::result::Result<tonic::Response<super::Task>, tonic::Status>;
+        /// Lets a discarded task run again, with all its attempts. An answer means that it is durable.
+        async fn redrive(
+            &self,
+            request: tonic::Request<super::RedriveTaskRequest>,
         ) -> std::result::Result<tonic::Response<super::Task>, tonic::Status>;
         /// Lists the tasks of a pipeline that left its backlog.
         async fn list(
@@ -2052,6 +2140,51 @@ pub mod task_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/workload.v1.TaskService/Redrive" => {
+                    #[allow(non_camel_case_types)]
+                    struct RedriveSvc<T: TaskService>(pub Arc<T>);
+                    impl<
+                        T: TaskService,
+                    > tonic::server::UnaryService<super::RedriveTaskRequest>
+                    for RedriveSvc<T> {
+                        type Response = super::Task;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RedriveTaskRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskService>::redrive(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RedriveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/workload.v1.TaskService/List" => {
                     #[allow(non_camel_case_types)]
                     struct ListSvc<T: TaskService>(pub Arc<T>);
@@ -2180,6 +2313,16 @@ pub struct CancelOwnedRequest {
 /// It is cancelled, durably.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelOwnedResponse {}
+/// Which task to redrive.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RedriveOwnedRequest {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// It can run again, durably.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RedriveOwnedResponse {}
 /// Which tasks to look for.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SeeRequest {
@@ -2227,6 +2370,9 @@ pub struct SeenHere {
     /// What its handler last said of its progress: JSON.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub progress: ::core::option::Option<::prost::bytes::Bytes>,
+    /// Why it does not run, if it waits.
+    #[prost(message, optional, tag = "3")]
+    pub waiting: ::core::option::Option<Waiting>,
 }
 /// A task as the store keeps it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2539,6 +2685,31 @@ pub mod member_service_client {
                 .insert(GrpcMethod::new("workload.v1.MemberService", "CancelOwned"));
             self.inner.unary(req, path, codec).await
         }
+        /// Lets a discarded task run again. An answer means that it is durable.
+        pub async fn redrive_owned(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RedriveOwnedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RedriveOwnedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/RedriveOwned",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "RedriveOwned"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Says where tasks are.
         pub async fn see(
             &mut self,
@@ -2638,6 +2809,14 @@ pub mod member_service_server {
             request: tonic::Request<super::CancelOwnedRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CancelOwnedResponse>,
+            tonic::Status,
+        >;
+        /// Lets a discarded task run again. An answer means that it is durable.
+        async fn redrive_owned(
+            &self,
+            request: tonic::Request<super::RedriveOwnedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RedriveOwnedResponse>,
             tonic::Status,
         >;
         /// Says where tasks are.
@@ -2811,6 +2990,51 @@ pub mod member_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CancelOwnedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/RedriveOwned" => {
+                    #[allow(non_camel_case_types)]
+                    struct RedriveOwnedSvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::RedriveOwnedRequest>
+                    for RedriveOwnedSvc<T> {
+                        type Response = super::RedriveOwnedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RedriveOwnedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::redrive_owned(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RedriveOwnedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -3021,6 +3245,35 @@ pub struct PipelineSpec {
     /// Partitions of its log: 1 to 1,024; 0 means 1. Ignored by Update.
     #[prost(uint32, tag = "3")]
     pub partitions: u32,
+    /// For all its tasks, in each partition.
+    #[prost(message, optional, tag = "4")]
+    pub limit: ::core::option::Option<Limit>,
+    /// For the tasks of each group.
+    #[prost(message, optional, tag = "5")]
+    pub group_limit: ::core::option::Option<Limit>,
+    /// The workers that it shares with other pipelines; empty means its own.
+    #[prost(string, tag = "6")]
+    pub pool: ::prost::alloc::string::String,
+}
+/// How much may go on at once. What is not said has no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Limit {
+    /// So many tasks run at once.
+    #[prost(uint32, optional, tag = "1")]
+    pub concurrency: ::core::option::Option<u32>,
+    /// So many start in a while.
+    #[prost(message, optional, tag = "2")]
+    pub rate: ::core::option::Option<Rate>,
+}
+/// So many starts in so much time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rate {
+    /// Starts: 1 to 1,000,000.
+    #[prost(uint32, tag = "1")]
+    pub n: u32,
+    /// In this time: 1 ms to 24 h.
+    #[prost(message, optional, tag = "2")]
+    pub per: ::core::option::Option<::prost_types::Duration>,
 }
 /// Who paused a pipeline, why and when.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3132,6 +3385,42 @@ pub struct DeletePipelineResponse {
     /// Deleting if it goes on by itself; unspecified if nothing of the pipeline is left.
     #[prost(enumeration = "PipelineState", tag = "1")]
     pub state: i32,
+}
+/// Pauses a pipeline.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PausePipelineRequest {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The name within the application.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+    /// Who pauses it, at most 1,024 bytes.
+    #[prost(string, tag = "3")]
+    pub by: ::prost::alloc::string::String,
+    /// Why, at most 1,024 bytes.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// Resumes a pipeline.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumePipelineRequest {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The name within the application.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+}
+/// Drains a pipeline.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainPipelineRequest {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The name within the application.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
 }
 /// Whether a pipeline takes tasks and starts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -3384,6 +3673,72 @@ pub mod pipeline_service_client {
                 .insert(GrpcMethod::new("workload.v1.PipelineService", "Delete"));
             self.inner.unary(req, path, codec).await
         }
+        /// Starts no more tasks until it is resumed; those that run go on, and new ones are accepted.
+        pub async fn pause(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PausePipelineRequest>,
+        ) -> std::result::Result<tonic::Response<super::Pipeline>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.PipelineService/Pause",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.PipelineService", "Pause"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes and starts tasks again.
+        pub async fn resume(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResumePipelineRequest>,
+        ) -> std::result::Result<tonic::Response<super::Pipeline>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.PipelineService/Resume",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.PipelineService", "Resume"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes no more tasks until it is resumed; those that it has come to their end.
+        pub async fn drain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DrainPipelineRequest>,
+        ) -> std::result::Result<tonic::Response<super::Pipeline>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.PipelineService/Drain",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.PipelineService", "Drain"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3432,6 +3787,21 @@ pub mod pipeline_service_server {
             tonic::Response<super::DeletePipelineResponse>,
             tonic::Status,
         >;
+        /// Starts no more tasks until it is resumed; those that run go on, and new ones are accepted.
+        async fn pause(
+            &self,
+            request: tonic::Request<super::PausePipelineRequest>,
+        ) -> std::result::Result<tonic::Response<super::Pipeline>, tonic::Status>;
+        /// Takes and starts tasks again.
+        async fn resume(
+            &self,
+            request: tonic::Request<super::ResumePipelineRequest>,
+        ) -> std::result::Result<tonic::Response<super::Pipeline>, tonic::Status>;
+        /// Takes no more tasks until it is resumed; those that it has come to their end.
+        async fn drain(
+            &self,
+            request: tonic::Request<super::DrainPipelineRequest>,
+        ) -> std::result::Result<tonic::Response<super::Pipeline>, tonic::Status>;
     }
     /// Pipelines of the caller's tenant.
     #[derive(Debug)]
@@ -3735,6 +4105,141 @@ pub mod pipeline_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/workload.v1.PipelineService/Pause" => {
+                    #[allow(non_camel_case_types)]
+                    struct PauseSvc<T: PipelineService>(pub Arc<T>);
+                    impl<
+                        T: PipelineService,
+                    > tonic::server::UnaryService<super::PausePipelineRequest>
+                    for PauseSvc<T> {
+                        type Response = super::Pipeline;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PausePipelineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PipelineService>::pause(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PauseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.PipelineService/Resume" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResumeSvc<T: PipelineService>(pub Arc<T>);
+                    impl<
+                        T: PipelineService,
+                    > tonic::server::UnaryService<super::ResumePipelineRequest>
+                    for ResumeSvc<T> {
+                        type Response = super::Pipeline;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResumePipelineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PipelineService>::resume(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResumeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.PipelineService/Drain" => {
+                    #[allow(non_camel_case_types)]
+                    struct DrainSvc<T: PipelineService>(pub Arc<T>);
+                    impl<
+                        T: PipelineService,
+                    > tonic::server::UnaryService<super::DrainPipelineRequest>
+                    for DrainSvc<T> {
+                        type Response = super::Pipeline;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DrainPipelineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PipelineService>::drain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DrainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -3797,7 +4302,7 @@ pub struct PollRequest {
     /// The worker's own name for itself: 1 to 128 printable ASCII characters, a new one each run.
     #[prost(string, tag = "3")]
     pub worker: ::prost::alloc::string::String,
-    /// How many tasks it can take now: 0 to 256. With 0 the call only listens for lost leases.
+    /// How many slots it has free: 0 to 256; a task takes as many as its cost, most take one. With 0 the call only listens for lost leases.
     #[prost(uint32, tag = "4")]
     pub credit: u32,
     /// At most so many bytes of data, but at least one task; 0 means 4 MiB.
@@ -3809,6 +4314,9 @@ pub struct PollRequest {
     /// The leases it holds.
     #[prost(message, repeated, tag = "7")]
     pub held: ::prost::alloc::vec::Vec<HeldLease>,
+    /// Labels it has: it gets only tasks that ask for no others.
+    #[prost(string, repeated, tag = "8")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What a poll got.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -57,6 +57,15 @@ impl MemberService for MemberServer {
         Ok(Response::new(pb::CancelOwnedResponse {}))
     }
 
+    async fn redrive_owned(
+        &self,
+        request: Request<pb::RedriveOwnedRequest>,
+    ) -> Result<Response<pb::RedriveOwnedResponse>, Status> {
+        let redriven = self.member.redrive(id(&request.get_ref().id)?).await;
+        redriven.map_err(refused)?;
+        Ok(Response::new(pb::RedriveOwnedResponse {}))
+    }
+
     async fn see(
         &self,
         request: Request<pb::SeeRequest>,

@@ -91,4 +91,41 @@ impl PipelineService for PipelineServer {
         let deleted = deleted.map_err(|err| to_status(&err))?;
         Ok(Response::new(deleted.into()))
     }
+
+    async fn pause(
+        &self,
+        request: Request<pb::PausePipelineRequest>,
+    ) -> Result<Response<pb::Pipeline>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let (by, reason) = (&request.by, &request.reason);
+        let paused = self.0.scheduler.pause(&path, by, reason).await;
+        let paused = paused.map_err(|err| to_status(&err))?;
+        Ok(Response::new((&*paused).into()))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<pb::ResumePipelineRequest>,
+    ) -> Result<Response<pb::Pipeline>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let resumed = self.0.scheduler.resume(&path).await;
+        let resumed = resumed.map_err(|err| to_status(&err))?;
+        Ok(Response::new((&*resumed).into()))
+    }
+
+    async fn drain(
+        &self,
+        request: Request<pb::DrainPipelineRequest>,
+    ) -> Result<Response<pb::Pipeline>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let drained = self.0.scheduler.drain(&path).await;
+        let drained = drained.map_err(|err| to_status(&err))?;
+        Ok(Response::new((&*drained).into()))
+    }
 }

@@ -120,6 +120,16 @@ impl TaskService for TaskServer {
         Ok(Response::new(task.map_err(|err| to_status(&err))?.into()))
     }
 
+    async fn redrive(
+        &self,
+        request: Request<pb::RedriveTaskRequest>,
+    ) -> Result<Response<pb::Task>, Status> {
+        let tenant = self.0.access.tenant(request.metadata())?;
+        let id = id(&request.get_ref().id)?;
+        let task = self.0.scheduler.redrive(&tenant, id).await;
+        Ok(Response::new(task.map_err(|err| to_status(&err))?.into()))
+    }
+
     async fn list(
         &self,
         request: Request<pb::ListTasksRequest>,

@@ -1,11 +1,15 @@
 //! Options of a task as the message `workload.v1.TaskOptions` of `proto/workload/v1/task.proto`, so that
 //! other producers can write them with any protobuf library. Fields of newer versions are ignored.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use prost::Message;
 use scheduler_core::{
-    ErrorCode, IdempotencyKey, Invalid, Retention, TaskOptions, Timestamp,
+    ErrorCode, GroupName, IdempotencyKey, Invalid, Label, OrderingKey, Priority, Retention,
+    TaskOptions, Timestamp,
     task::retry::{Jitter, RetryPolicy},
 };
 
@@ -27,6 +31,20 @@ struct OptionsMessage {
     retention: Option<RetentionMessage>,
     #[prost(btree_map = "string, string", tag = "8")]
     metadata: BTreeMap<String, String>,
+    #[prost(uint32, optional, tag = "9")]
+    priority: Option<u32>,
+    #[prost(string, tag = "10")]
+    key: String,
+    #[prost(string, tag = "11")]
+    group: String,
+    #[prost(message, optional, tag = "12")]
+    expires_at: Option<TimeMessage>,
+    #[prost(message, optional, tag = "13")]
+    total_timeout: Option<TimeMessage>,
+    #[prost(message, optional, tag = "14")]
+    labels: Option<LabelsMessage>,
+    #[prost(uint32, optional, tag = "15")]
+    cost: Option<u32>,
 }
 
 /// `google.protobuf.Timestamp` and `google.protobuf.Duration`, which are alike on the wire.
@@ -62,6 +80,12 @@ struct CodesMessage {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct LabelsMessage {
+    #[prost(string, repeated, tag = "1")]
+    labels: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct RetentionMessage {
     #[prost(message, optional, tag = "1")]
     all: Option<TimeMessage>,
@@ -75,7 +99,14 @@ struct RetentionMessage {
 pub(super) fn encode(options: &TaskOptions) -> Vec<u8> {
     let TaskOptions {
         run_at,
+        priority,
+        key,
+        group,
         idempotency_key,
+        expires_at,
+        total_timeout,
+        labels,
+        cost,
         timeout,
         heartbeat_timeout,
         retry,
@@ -83,19 +114,33 @@ pub(super) fn encode(options: &TaskOptions) -> Vec<u8> {
         retention,
         metadata,
     } = options;
-    let key = idempotency_key.as_ref().map(|key| key.as_str().to_owned());
+    let time = |at: Timestamp| Duration::from_millis(at.as_millis()).into();
+    let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+    let names = |labels: &BTreeSet<Label>| LabelsMessage {
+        labels: labels
+            .iter()
+            .map(|label| label.as_str().to_owned())
+            .collect(),
+    };
     let codes = |codes: &Vec<ErrorCode>| CodesMessage {
         codes: codes.iter().map(|code| code.as_str().to_owned()).collect(),
     };
     OptionsMessage {
-        run_at: run_at.map(|at| Duration::from_millis(at.as_millis()).into()),
-        idempotency_key: key.unwrap_or_default(),
+        run_at: run_at.map(time),
+        idempotency_key: text(idempotency_key.as_ref().map(IdempotencyKey::as_str)),
         timeout: timeout.map(Into::into),
         heartbeat_timeout: heartbeat_timeout.map(Into::into),
         retry: retry.map(Into::into),
         non_retryable: non_retryable.as_ref().map(codes),
         retention: retention.map(Into::into),
         metadata: metadata.clone(),
+        priority: priority.map(|priority| priority.get().into()),
+        key: text(key.as_ref().map(OrderingKey::as_str)),
+        group: text(group.as_ref().map(GroupName::as_str)),
+        expires_at: expires_at.map(time),
+        total_timeout: total_timeout.map(Into::into),
+        labels: labels.as_ref().map(names),
+        cost: cost.map(u32::from),
     }
     .encode_to_vec()
 }
@@ -112,19 +157,31 @@ pub(super) fn decode(bytes: &[u8]) -> Result<TaskOptions, String> {
 }
 
 fn read(message: OptionsMessage) -> Result<TaskOptions, Invalid> {
-    let key = Some(message.idempotency_key).filter(|key| !key.is_empty());
     let codes = message.non_retryable.map(|message| {
         let codes = message.codes.iter();
         codes
             .map(|code| ErrorCode::try_from(code.as_str()))
             .collect()
     });
-    let run_at = message.run_at.map(|at| at.read("run_at")).transpose()?;
+    let labels = message.labels.map(|message| {
+        let labels = message.labels.iter();
+        labels
+            .map(|label| Label::try_from(label.as_str()))
+            .collect()
+    });
     Ok(TaskOptions {
-        run_at: run_at.map(|since| Timestamp::EPOCH + since),
-        idempotency_key: key
-            .map(|key| IdempotencyKey::try_from(key.as_str()))
-            .transpose()?,
+        run_at: time("run_at", message.run_at)?,
+        priority: message.priority.map(Priority::try_from).transpose()?,
+        key: name(&message.key)?,
+        group: name(&message.group)?,
+        idempotency_key: name(&message.idempotency_key)?,
+        expires_at: time("expires_at", message.expires_at)?,
+        total_timeout: duration("total_timeout", message.total_timeout)?,
+        labels: labels.transpose()?,
+        // What is too large for the type is out of range as well, and is refused with the rest.
+        cost: message
+            .cost
+            .map(|cost| u16::try_from(cost).unwrap_or(u16::MAX)),
         timeout: duration("timeout", message.timeout)?,
         heartbeat_timeout: duration("heartbeat_timeout", message.heartbeat_timeout)?,
         retry: message.retry.map(RetryMessage::read).transpose()?,
@@ -135,6 +192,17 @@ fn read(message: OptionsMessage) -> Result<TaskOptions, Invalid> {
         },
         metadata: message.metadata,
     })
+}
+
+/// A text that is empty where nothing is said.
+fn name<'a, T: TryFrom<&'a str, Error = Invalid>>(text: &'a str) -> Result<Option<T>, Invalid> {
+    let text = Some(text).filter(|text| !text.is_empty());
+    text.map(T::try_from).transpose()
+}
+
+fn time(field: &'static str, message: Option<TimeMessage>) -> Result<Option<Timestamp>, Invalid> {
+    let since = duration(field, message)?;
+    Ok(since.map(|since| Timestamp::EPOCH + since))
 }
 
 fn duration(
@@ -237,6 +305,33 @@ mod tests {
     use super::*;
 
     fn every_option() -> Vec<TaskOptions> {
+        let mut all = options_of_one_attempt();
+        all.extend(options_of_its_place());
+        all
+    }
+
+    /// Where it waits and runs.
+    fn options_of_its_place() -> [TaskOptions; 9] {
+        let labels = || ["gpu", "zone=eu"].map(|label| label.try_into().unwrap());
+        let with = |set: &dyn Fn(&mut TaskOptions)| {
+            let mut options = TaskOptions::default();
+            set(&mut options);
+            options
+        };
+        [
+            with(&|of| of.priority = Some(0.try_into().unwrap())),
+            with(&|of| of.priority = Some(Priority::HIGHEST)),
+            with(&|of| of.key = Some("order-7".try_into().unwrap())),
+            with(&|of| of.group = Some("group-3".try_into().unwrap())),
+            with(&|of| of.expires_at = Some(Timestamp::from_millis(1_700_000_000_123))),
+            with(&|of| of.total_timeout = Some(Duration::from_millis(90_001))),
+            with(&|of| of.labels = Some(labels().into())),
+            with(&|of| of.labels = Some(BTreeSet::new())),
+            with(&|of| of.cost = Some(256)),
+        ]
+    }
+
+    fn options_of_one_attempt() -> Vec<TaskOptions> {
         let none = TaskOptions::default();
         let retry = RetryPolicy {
             max_attempts: 3,
@@ -341,7 +436,21 @@ mod tests {
             }),
             ..OptionsMessage::default()
         };
-        for message in [negative, carry, attempts] {
+        let priority = OptionsMessage {
+            priority: Some(10),
+            ..OptionsMessage::default()
+        };
+        let key = OptionsMessage {
+            key: "a key".to_owned(),
+            ..OptionsMessage::default()
+        };
+        let cost = |cost| OptionsMessage {
+            cost: Some(cost),
+            ..OptionsMessage::default()
+        };
+        let costs = [0, 257, 1 << 16, u32::MAX].map(cost);
+        let others = [negative, carry, attempts, priority, key];
+        for message in others.into_iter().chain(costs) {
             let told = decode(&message.encode_to_vec()).unwrap_err();
             assert!(told.starts_with("an option is not allowed"), "{told}");
         }
@@ -361,6 +470,13 @@ mod tests {
             ("non_retryable", 6),
             ("retention", 7),
             ("metadata", 8),
+            ("priority", 9),
+            ("key", 10),
+            ("group", 11),
+            ("expires_at", 12),
+            ("total_timeout", 13),
+            ("labels", 14),
+            ("cost", 15),
         ] {
             let declared = format!(" {field} = {number};");
             assert!(message.contains(&declared), "{declared}");

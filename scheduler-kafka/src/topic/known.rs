@@ -143,6 +143,7 @@ mod tests {
                 steps: [].into(),
                 defaults: TaskOptions::default(),
                 n_partitions: 2,
+                ..PipelineSpec::default()
             },
             mode: scheduler_core::Mode::Active,
             created_at: Timestamp::EPOCH,

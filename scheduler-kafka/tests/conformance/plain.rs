@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use rdkafka::{
+    Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
     message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
-use scheduler_core::port::log::RecordBody;
+use scheduler_core::{TaskOptions, port::log::RecordBody};
 
-use crate::support::{LONG, Prefix, append, in_time, read_to_end, shard, text};
+use crate::support::{LONG, Prefix, append, in_time, read_to_end, record, shard, text};
 
 fn produce(prefix: &Prefix, values: &[Option<&[u8]>], headers: Option<OwnedHeaders>) {
     let mut client = prefix.foreign();
@@ -61,6 +63,48 @@ async fn json_objects_are_tasks_with_default_options() {
         .await
         .unwrap();
     assert_eq!(found.as_ref(), Some(&records[1]));
+}
+
+#[tokio::test]
+async fn the_key_of_a_record_is_the_ordering_key_of_its_task() {
+    let prefix = Prefix::shared();
+    let log = prefix.log(1).await;
+    let producer: BaseProducer = prefix.foreign().create().unwrap();
+    let topic = prefix.topic();
+    for key in ["order-7", "no key of a task"] {
+        let record = BaseRecord::to(&topic).partition(0).key(key).payload("{}");
+        producer.send(record).map_err(|(err, _)| err).unwrap();
+    }
+    producer.flush(LONG).unwrap();
+    let mut ours = record("{}");
+    let options = TaskOptions {
+        key: Some("order-8".try_into().unwrap()),
+        ..TaskOptions::default()
+    };
+    ours.task.options = Some(options.into());
+    in_time(log.append(vec![ours])).await.remove(0).unwrap();
+    append(&*log, "{}").await;
+
+    let records = read_to_end(&*log, 0).await;
+    let key = |body: &RecordBody| match body {
+        RecordBody::Task(task) => Some(task.options.as_ref()?.key.as_ref()?.to_string()),
+        malformed @ RecordBody::Malformed { .. } => panic!("{malformed:?}"),
+    };
+    let keys: Vec<_> = records.iter().map(|record| key(&record.body)).collect();
+    let [theirs, ours] = ["order-7", "order-8"].map(|key| Some(key.to_owned()));
+    assert_eq!(keys, [theirs, None, ours, None]);
+
+    let reader: BaseConsumer = prefix.foreign().set("group.id", "any").create().unwrap();
+    let mut assigned = TopicPartitionList::new();
+    let from_the_third = Offset::Offset(2);
+    assigned
+        .add_partition_offset(&topic, 0, from_the_third)
+        .unwrap();
+    reader.assign(&assigned).unwrap();
+    for expected in [Some(&b"order-8"[..]), None] {
+        let message = reader.poll(LONG).unwrap().unwrap();
+        assert_eq!(message.key(), expected);
+    }
 }
 
 #[tokio::test]

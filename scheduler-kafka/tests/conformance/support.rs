@@ -103,6 +103,7 @@ pub(crate) fn pipeline(number: u32, n_partitions: u16) -> Pipeline {
             steps: [].into(),
             defaults: TaskOptions::default(),
             n_partitions,
+            ..PipelineSpec::default()
         },
         mode: scheduler_core::Mode::Active,
         created_at: Timestamp::EPOCH,

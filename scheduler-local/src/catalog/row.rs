@@ -1,10 +1,14 @@
 //! Rows of the catalogue: what a pipeline's row holds as text and as a blob.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
-    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision, Step,
-    pipeline::command::CommandTemplate,
+    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, PoolName,
+    Revision, Step,
+    pipeline::{
+        command::CommandTemplate,
+        limits::{Limit, Limits, Rate},
+    },
     port::{BoxError, catalog::Application},
 };
 use serde::{Deserialize, Serialize};
@@ -20,6 +24,68 @@ use crate::{
 struct StepRow {
     executor: String,
     commands: Vec<String>,
+}
+
+/// Limits as JSON, for the same reason. What is not there has no limit.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct LimitsRow {
+    all: LimitRow,
+    group: LimitRow,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct LimitRow {
+    concurrency: Option<u32>,
+    rate: Option<RateRow>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RateRow {
+    n: u32,
+    per_ms: u64,
+}
+
+impl From<Limit> for LimitRow {
+    fn from(limit: Limit) -> Self {
+        let Limit { concurrency, rate } = limit;
+        let rate = rate.map(|Rate { n, per }| RateRow {
+            n,
+            per_ms: u64::try_from(per.as_millis()).unwrap_or(u64::MAX),
+        });
+        Self { concurrency, rate }
+    }
+}
+
+impl From<LimitRow> for Limit {
+    fn from(row: LimitRow) -> Self {
+        let rate = row.rate.map(|row| Rate {
+            n: row.n,
+            per: Duration::from_millis(row.per_ms),
+        });
+        Self {
+            concurrency: row.concurrency,
+            rate,
+        }
+    }
+}
+
+/// The limits of a pipeline as a JSON object.
+pub(super) fn encode_limits(limits: &Limits) -> String {
+    let Limits { all, group } = *limits;
+    let row = LimitsRow {
+        all: all.into(),
+        group: group.into(),
+    };
+    serde_json::to_string(&row).expect("numbers have a JSON form")
+}
+
+fn decode_limits(text: &str) -> Result<Limits, BoxError> {
+    let row: LimitsRow = serde_json::from_str(text)?;
+    Ok(Limits {
+        all: row.all.into(),
+        group: row.group.into(),
+    })
 }
 
 /// The steps of a pipeline as a JSON array.
@@ -69,9 +135,10 @@ pub(super) fn application(row: &SqliteRow) -> Result<Application, sqlx::Error> {
 }
 
 /// From `number, tenant, application, pipeline, revision, created_at, n_partitions, steps, defaults, mode, paused_by,
-/// paused_reason, paused_at`.
+/// paused_reason, paused_at, limits, pool`.
 pub(super) fn pipeline(row: &SqliteRow) -> Result<Pipeline, sqlx::Error> {
     let revision: i64 = row.try_get(4)?;
+    let pool: Option<&str> = row.try_get(14)?;
     Ok(Pipeline {
         number: PipelineNumber(row.try_get(0)?),
         path: PipelinePath {
@@ -83,6 +150,8 @@ pub(super) fn pipeline(row: &SqliteRow) -> Result<Pipeline, sqlx::Error> {
         spec: PipelineSpec {
             steps: decode_steps(row.try_get(7)?).map_err(damaged)?,
             defaults: decode_options(row.try_get(8)?).map_err(damaged)?,
+            pool: pool.map(PoolName::try_from).transpose().map_err(damaged)?,
+            limits: decode_limits(row.try_get(13)?).map_err(damaged)?,
             n_partitions: row.try_get(6)?,
         },
         mode: mode(row)?,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use scheduler_core::{
-    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision,
-    Timestamp,
+    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, PoolName,
+    Revision, Timestamp,
     port::catalog::{Application, CatalogVersion, Change, Changed, Snapshot},
 };
 use sqlx::SqliteConnection;
@@ -35,7 +35,8 @@ impl CatalogState {
                 .await?;
         let pipelines = sqlx::query(
             "SELECT number, tenant, application, pipeline, revision, created_at, n_partitions,
-                    steps, defaults, mode, paused_by, paused_reason, paused_at FROM pipeline",
+                    steps, defaults, mode, paused_by, paused_reason, paused_at, limits, pool
+             FROM pipeline",
         )
         .fetch_all(&mut *db)
         .await?;
@@ -228,7 +229,8 @@ impl CatalogState {
         sqlx::query(
             "REPLACE INTO pipeline (number, tenant, application, pipeline, revision, created_at,
                                     n_partitions, steps, defaults, mode, paused_by, paused_reason,
-                                    paused_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                    paused_at, limits, pool)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(pipeline.number.0)
         .bind(pipeline.path.tenant.as_str())
@@ -243,6 +245,8 @@ impl CatalogState {
         .bind(paused_by)
         .bind(paused_reason)
         .bind(paused_at)
+        .bind(row::encode_limits(&pipeline.spec.limits))
+        .bind(pipeline.spec.pool.as_ref().map(PoolName::as_str))
         .execute(db)
         .await?;
         self.pipelines.insert(pipeline.path.clone(), pipeline);

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use scheduler_core::{
-    ErrorCode, IdempotencyKey, Retention, TaskOptions,
+    ErrorCode, GroupName, IdempotencyKey, Label, OrderingKey, Priority, Retention, TaskOptions,
     task::retry::{Jitter, RetryPolicy},
 };
 
-use super::{Reader, Unreadable, Writer};
+use super::{Reader, Unreadable, WITH_KEYS, Writer};
 
 /// A blob of options, for rows that hold nothing else.
 pub(crate) fn encode_options(options: &TaskOptions) -> Vec<u8> {
@@ -23,7 +23,14 @@ pub(crate) fn decode_options(blob: &[u8]) -> Result<TaskOptions, Unreadable> {
 pub(super) fn write(out: &mut Writer, options: &TaskOptions) {
     let TaskOptions {
         run_at,
+        priority,
+        key,
+        group,
         idempotency_key,
+        expires_at,
+        total_timeout,
+        labels,
+        cost,
         timeout,
         heartbeat_timeout,
         retry,
@@ -32,9 +39,8 @@ pub(super) fn write(out: &mut Writer, options: &TaskOptions) {
         metadata,
     } = options;
     out.option(*run_at, Writer::time);
-    out.option(idempotency_key.as_ref(), |out, key| {
-        out.bytes(key.as_str().as_bytes())
-    });
+    let text = |out: &mut Writer, text: &str| out.bytes(text.as_bytes());
+    out.option(idempotency_key.as_ref().map(IdempotencyKey::as_str), text);
     out.option(*timeout, Writer::duration);
     out.option(*heartbeat_timeout, Writer::duration);
     out.option(retry.as_ref(), write_retry);
@@ -50,6 +56,19 @@ pub(super) fn write(out: &mut Writer, options: &TaskOptions) {
         out.bytes(key.as_bytes());
         out.bytes(value.as_bytes());
     }
+    // Since version 2.
+    out.option(priority.map(Priority::get), Writer::byte);
+    out.option(key.as_ref().map(OrderingKey::as_str), text);
+    out.option(group.as_ref().map(GroupName::as_str), text);
+    out.option(*expires_at, Writer::time);
+    out.option(*total_timeout, Writer::duration);
+    out.option(labels.as_ref(), |out, labels| {
+        out.number(labels.len() as u64);
+        for label in labels {
+            out.bytes(label.as_str().as_bytes());
+        }
+    });
+    out.option(*cost, |out, cost| out.number(u64::from(cost)));
 }
 
 fn write_retry(out: &mut Writer, retry: &RetryPolicy) {
@@ -78,7 +97,7 @@ fn write_retention(out: &mut Writer, retention: Retention) {
 }
 
 pub(super) fn read(from: &mut Reader<'_>) -> Result<TaskOptions, Unreadable> {
-    Ok(TaskOptions {
+    let mut options = TaskOptions {
         run_at: from.option(Reader::time)?,
         idempotency_key: from.option(|from| {
             IdempotencyKey::try_from(from.text()?)
@@ -92,7 +111,38 @@ pub(super) fn read(from: &mut Reader<'_>) -> Result<TaskOptions, Unreadable> {
         metadata: from
             .list(|from| Ok((from.text()?.to_owned(), from.text()?.to_owned())))
             .map(BTreeMap::from_iter)?,
-    })
+        ..TaskOptions::default()
+    };
+    if from.is_since(WITH_KEYS) {
+        read_since_keys(from, &mut options)?;
+    }
+    Ok(options)
+}
+
+fn read_since_keys(from: &mut Reader<'_>, options: &mut TaskOptions) -> Result<(), Unreadable> {
+    options.priority = from.option(|from| {
+        let priority = u32::from(from.byte()?);
+        Priority::try_from(priority).map_err(|_| Unreadable::Value("a priority"))
+    })?;
+    options.key = from.option(|from| {
+        OrderingKey::try_from(from.text()?).map_err(|_| Unreadable::Value("an ordering key"))
+    })?;
+    options.group = from.option(|from| {
+        GroupName::try_from(from.text()?).map_err(|_| Unreadable::Value("a group"))
+    })?;
+    options.expires_at = from.option(Reader::time)?;
+    options.total_timeout = from.option(Reader::duration)?;
+    let labels = from.option(|from| from.list(read_label))?;
+    options.labels = labels.map(|labels| labels.into_iter().collect());
+    options.cost = from.option(|from| {
+        let cost = from.small()?;
+        u16::try_from(cost).map_err(|_| Unreadable::Value("a cost"))
+    })?;
+    Ok(())
+}
+
+fn read_label(from: &mut Reader<'_>) -> Result<Label, Unreadable> {
+    Label::try_from(from.text()?).map_err(|_| Unreadable::Value("a label"))
 }
 
 pub(super) fn read_code(from: &mut Reader<'_>) -> Result<ErrorCode, Unreadable> {

@@ -87,9 +87,7 @@ impl<'a> BatchRows<'a> {
     /// The next record at or above `from`, or `None` after the last.
     pub(crate) fn next_from(&mut self, from: Offset) -> Result<Option<Record>, Unreadable> {
         while !self.rest.is_empty() {
-            let mut fields = Reader {
-                rest: self.rest.slice()?,
-            };
+            let mut fields = self.rest.part()?;
             let offset = self.next;
             self.next = offset.next();
             if offset >= from {

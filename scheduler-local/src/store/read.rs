@@ -8,8 +8,8 @@ use scheduler_core::{
     port::{
         FailureKind, PortError,
         store::{
-            Claimed, DuePage, DueTasks, Found, KeyRow, ListPage, Lookup, StateName, StoredTask,
-            cut_page,
+            Claimed, DuePage, DueTasks, Found, KeyRow, KeyedPage, KeyedTasks, ListPage, Lookup,
+            StateName, StoredTask, cut_page,
         },
     },
     watermark::DoneChunk,
@@ -77,22 +77,10 @@ pub(super) async fn claimed(
             .or_default()
             .push(task);
     }
-    let mut due: HashMap<i64, i64> = HashMap::new();
-    let sql =
-        "SELECT value, (SELECT min(due_at) FROM task WHERE shard = value AND due_at IS NOT NULL)
-        FROM json_each(?)";
-    for row in sqlx::query(sql)
-        .bind(&keys)
-        .fetch_all(&mut **db)
-        .await
-        .map_err(&failed)?
-    {
-        if let Some(due_at) = row.try_get(1).map_err(&failed)? {
-            due.insert(row.try_get(0).map_err(&failed)?, due_at);
-        }
-    }
+    let waiting = waiting(db, &keys).await.map_err(&failed)?;
     let claimed = |found: ClaimedShard| {
         let key = shard_key(found.shard);
+        let (due_at, has_keyed) = waiting.get(&key).copied().unwrap_or_default();
         Claimed {
             shard: found.shard,
             epoch: found.epoch,
@@ -101,11 +89,27 @@ pub(super) async fn claimed(
             done: done.remove(&key).unwrap_or_default(),
             seen_end: found.seen_end,
             running: running.remove(&key).unwrap_or_default(),
-            next_due_at: due.get(&key).map(|due_at| time_of(*due_at)),
+            next_due_at: due_at.map(time_of),
+            has_keyed,
             released: found.released,
         }
     };
     Ok(shards.into_iter().map(claimed).collect())
+}
+
+/// Of each shard, when its first parked task is due, and whether there is a task that is found by its key.
+async fn waiting(
+    db: &mut Connection,
+    shards: &str,
+) -> Result<HashMap<i64, (Option<i64>, bool)>, sqlx::Error> {
+    let sql = "SELECT value,
+            (SELECT min(due_at) FROM task WHERE shard = value AND due_at IS NOT NULL),
+            EXISTS (SELECT 1 FROM task INDEXED BY task_ordering_key
+                WHERE shard = value AND ordering_key IS NOT NULL)
+        FROM json_each(?)";
+    let rows = sqlx::query(sql).bind(shards).fetch_all(&mut **db).await?;
+    let of_shard = |row: &SqliteRow| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?)));
+    rows.iter().map(of_shard).collect()
 }
 
 fn chunk(row: &SqliteRow) -> Result<DoneChunk, sqlx::Error> {
@@ -183,6 +187,48 @@ async fn due_page(db: &mut Connection, page: &DuePage) -> Result<DueTasks, PortE
             return Ok(DueTasks { tasks, next_due_at });
         }
     }
+}
+
+/// A page of tasks per ordering key.
+pub(super) async fn keyed(
+    readers: &SqlitePool,
+    pages: &[KeyedPage],
+) -> Result<Vec<KeyedTasks>, PortError> {
+    let db = &mut connect(readers, "read tasks of a key").await?;
+    let mut found = Vec::with_capacity(pages.len());
+    for page in pages {
+        found.push(keyed_page(db, page).await?);
+    }
+    Ok(found)
+}
+
+async fn keyed_page(db: &mut Connection, page: &KeyedPage) -> Result<KeyedTasks, PortError> {
+    const OPERATION: &str = "read tasks of a key";
+    // One more than the page takes, which tells where to read on.
+    let n_max = page.n_max.max(1).saturating_add(1);
+    let mut rows = sqlx::query(
+        "SELECT body FROM task INDEXED BY task_ordering_key
+         WHERE shard = ?1 AND ordering_key = ?2 AND \"offset\" >= ?3
+         ORDER BY \"offset\" LIMIT ?4",
+    )
+    .bind(shard_key(page.shard))
+    .bind(page.key.as_str())
+    .bind(offset_key(page.from))
+    .bind(i64::try_from(n_max).unwrap_or(i64::MAX))
+    .fetch(&mut **db);
+    let mut found = KeyedTasks::default();
+    let mut n_bytes = 0;
+    while let Some(row) = rows.try_next().await.map_err(read_failed(OPERATION))? {
+        let task = task(OPERATION, &row, 0)?;
+        n_bytes += task.n_bytes();
+        let full = found.tasks.len() >= page.n_max || n_bytes > page.bytes_max;
+        if full && !found.tasks.is_empty() {
+            found.next = Some(task.offset);
+            break;
+        }
+        found.tasks.push(task);
+    }
+    Ok(found)
 }
 
 /// Tasks and keys, in the order asked. `now` tells what is past its time.

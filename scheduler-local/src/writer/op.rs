@@ -125,6 +125,8 @@ pub(crate) struct TaskRow {
     pub(crate) accepted_at: i64,
     pub(crate) due_at: Option<i64>,
     pub(crate) keep_until: Option<i64>,
+    /// Only of a task that is to be found by it.
+    pub(crate) ordering_key: Option<Arc<str>>,
     pub(crate) body: Vec<u8>,
 }
 

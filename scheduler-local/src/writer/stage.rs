@@ -27,8 +27,9 @@ static BATCHES: Insert = Insert::new(
     5,
 );
 static TASKS: Insert = Insert::new(
-    "REPLACE INTO task (shard, \"offset\", state, accepted_at, due_at, keep_until, body)",
-    7,
+    "REPLACE INTO task
+        (shard, \"offset\", state, accepted_at, due_at, keep_until, ordering_key, body)",
+    8,
 );
 static DONE: Insert = Insert::new("REPLACE INTO done (shard, chunk, bits)", 3);
 static KEYS: Insert = Insert::new(
@@ -226,7 +227,8 @@ async fn write_tasks(
         .run(db, &saved, |query, (shard, row)| {
             let query = query.bind(*shard).bind(row.offset).bind(row.state);
             let query = query.bind(row.accepted_at).bind(row.due_at);
-            query.bind(row.keep_until).bind(row.body.as_slice())
+            let query = query.bind(row.keep_until).bind(row.ordering_key.as_deref());
+            query.bind(row.body.as_slice())
         })
         .await
 }

@@ -35,6 +35,7 @@ pub(crate) async fn open_with_log(config: Config) -> Local {
             steps: [].into(),
             defaults: TaskOptions::default(),
             n_partitions: 1,
+            ..PipelineSpec::default()
         },
         mode: scheduler_core::Mode::Active,
         created_at: Timestamp::EPOCH,

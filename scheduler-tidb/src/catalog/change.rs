@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use scheduler_core::{
-    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, Revision,
-    Timestamp,
+    ApplicationPath, Mode, Pipeline, PipelineNumber, PipelinePath, PipelineSpec, PoolName,
+    Revision, Timestamp,
     port::{
         BoxError,
         catalog::{Application, CatalogVersion, Change, Changed, Snapshot},
@@ -16,8 +16,8 @@ use crate::{
     call::Call,
     key::{quoted, quoted_time},
     row::{
-        self, FORMAT, check_format, decode_options, decode_steps, encode_options, encode_steps,
-        value,
+        self, FORMAT, check_format, decode_limits, decode_options, decode_steps, encode_limits,
+        encode_options, encode_steps, value,
     },
     session::{Pool, Session},
 };
@@ -31,7 +31,7 @@ pub(super) async fn snapshot(pool: &Arc<Pool>) -> Result<Snapshot, sqlx::Error> 
     let rows = session.rows(read.to_owned()).await?;
     let mut applications: Vec<_> = rows.iter().map(application).collect::<Result<_, _>>()?;
     let read = "SELECT tenant, application, pipeline, number, format, revision, created_at, n_partitions, \
-        steps, defaults, mode, paused_by, paused_reason, paused_at FROM pipeline";
+        steps, defaults, mode, paused_by, paused_reason, paused_at, limits, pool FROM pipeline";
     let rows = session.rows(read.to_owned()).await?;
     let mut pipelines: Vec<_> = rows.iter().map(pipeline).collect::<Result<_, _>>()?;
     session.roll_back().await?;
@@ -89,6 +89,10 @@ fn pipeline(row: &MySqlRow) -> Result<Pipeline, sqlx::Error> {
             spec: PipelineSpec {
                 steps: decode_steps(value(row, 8)?)?,
                 defaults: decode_options(value(row, 9)?)?,
+                pool: value::<Option<&str>>(row, 15)?
+                    .map(TryInto::try_into)
+                    .transpose()?,
+                limits: decode_limits(value(row, 14)?)?,
                 n_partitions: value(row, 7)?,
             },
             mode: mode(row)?,
@@ -264,6 +268,10 @@ async fn delete_application(
     Ok((n_deleted == 0).then_some(Changed::Missing))
 }
 
+fn quoted_or_null(text: Option<&str>) -> String {
+    text.map_or_else(|| "NULL".to_owned(), quoted)
+}
+
 async fn create_pipeline(
     session: &mut Session,
     path: &PipelinePath,
@@ -273,7 +281,7 @@ async fn create_pipeline(
 ) -> Result<(), sqlx::Error> {
     let create = format!(
         "INSERT INTO pipeline (tenant, application, pipeline, number, format, revision, created_at, n_partitions, \
-         steps, defaults) VALUES ({}, {}, {}, {number}, {FORMAT}, 1, {}, {}, {}, {})",
+         steps, defaults, limits, pool) VALUES ({}, {}, {}, {number}, {FORMAT}, 1, {}, {}, {}, {}, {}, {})",
         quoted(path.tenant.as_str()),
         quoted(path.application.as_str()),
         quoted(path.pipeline.as_str()),
@@ -281,6 +289,8 @@ async fn create_pipeline(
         spec.n_partitions,
         quoted(&encode_steps(&spec.steps)),
         quoted(&encode_options(&spec.defaults)),
+        quoted_or_null(encode_limits(&spec.limits).as_deref()),
+        quoted_or_null(spec.pool.as_ref().map(PoolName::as_str)),
     );
     session.execute(create).await.map(|_| ())
 }
@@ -292,9 +302,12 @@ async fn update_pipeline(
     spec: &PipelineSpec,
 ) -> Result<(), sqlx::Error> {
     let update = format!(
-        "UPDATE pipeline SET revision = revision + 1, format = {FORMAT}, steps = {}, defaults = {} WHERE {}",
+        "UPDATE pipeline SET revision = revision + 1, format = {FORMAT}, steps = {}, defaults = {}, limits = {}, \
+         pool = {} WHERE {}",
         quoted(&encode_steps(&spec.steps)),
         quoted(&encode_options(&spec.defaults)),
+        quoted_or_null(encode_limits(&spec.limits).as_deref()),
+        quoted_or_null(spec.pool.as_ref().map(PoolName::as_str)),
         is_pipeline(path)
     );
     session.execute(update).await.map(|_| ())

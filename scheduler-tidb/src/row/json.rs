@@ -3,12 +3,16 @@
 //! A field that this program does not know is skipped, and one that is missing has no value: so an
 //! older member reads what a newer one wrote. Durations are seconds with an `s`, as in protobuf's JSON.
 
+mod limits;
+
+pub(crate) use self::limits::{decode_limits, encode_limits};
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use data_encoding::BASE64;
 use scheduler_core::{
-    Failure, LeaseToken, Retention, Step, TaskOptions, Timestamp,
+    Failure, Invalid, LeaseToken, Retention, Step, TaskOptions, Timestamp,
     pipeline::command::CommandTemplate,
     port::BoxError,
     task::{
@@ -83,7 +87,21 @@ struct OptionsRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     run_at: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_timeout: Option<Seconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout: Option<Seconds>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,10 +140,63 @@ enum RetentionRow {
     None,
 }
 
+impl From<RetryPolicy> for RetryRow {
+    fn from(retry: RetryPolicy) -> Self {
+        Self {
+            max_attempts: retry.max_attempts,
+            initial: Seconds(retry.initial),
+            factor: retry.factor,
+            max: Seconds(retry.max),
+            jitter: match retry.jitter {
+                Jitter::None => JitterRow::None,
+                Jitter::Full => JitterRow::Full,
+            },
+        }
+    }
+}
+
+impl From<RetryRow> for RetryPolicy {
+    fn from(row: RetryRow) -> Self {
+        Self {
+            max_attempts: row.max_attempts,
+            initial: row.initial.0,
+            factor: row.factor,
+            max: row.max.0,
+            jitter: match row.jitter {
+                JitterRow::None => Jitter::None,
+                JitterRow::Full => Jitter::Full,
+            },
+        }
+    }
+}
+
+fn texts<'a, T: ToString + 'a>(names: impl IntoIterator<Item = &'a T>) -> Vec<String> {
+    names.into_iter().map(ToString::to_string).collect()
+}
+
+fn name_of<T: for<'a> TryFrom<&'a str, Error = Invalid>>(
+    text: Option<String>,
+) -> Result<Option<T>, Invalid> {
+    text.as_deref().map(T::try_from).transpose()
+}
+
+fn names_of<T: for<'a> TryFrom<&'a str, Error = Invalid>, C: FromIterator<T>>(
+    texts: Vec<String>,
+) -> Result<C, Invalid> {
+    texts.iter().map(|text| T::try_from(text)).collect()
+}
+
 pub(crate) fn encode_options(options: &TaskOptions) -> String {
     let TaskOptions {
         run_at,
+        priority,
+        key,
+        group,
         idempotency_key,
+        expires_at,
+        total_timeout,
+        labels,
+        cost,
         timeout,
         heartbeat_timeout,
         retry,
@@ -135,22 +206,18 @@ pub(crate) fn encode_options(options: &TaskOptions) -> String {
     } = options;
     text_of(&OptionsRow {
         run_at: run_at.map(Time),
-        idempotency_key: idempotency_key.as_ref().map(|key| key.as_str().to_owned()),
+        priority: priority.map(|priority| priority.get().into()),
+        key: key.as_ref().map(ToString::to_string),
+        group: group.as_ref().map(ToString::to_string),
+        idempotency_key: idempotency_key.as_ref().map(ToString::to_string),
+        expires_at: expires_at.map(Time),
+        total_timeout: total_timeout.map(Seconds),
+        labels: labels.as_ref().map(texts),
+        cost: *cost,
         timeout: timeout.map(Seconds),
         heartbeat_timeout: heartbeat_timeout.map(Seconds),
-        retry: retry.map(|retry| RetryRow {
-            max_attempts: retry.max_attempts,
-            initial: Seconds(retry.initial),
-            factor: retry.factor,
-            max: Seconds(retry.max),
-            jitter: match retry.jitter {
-                Jitter::None => JitterRow::None,
-                Jitter::Full => JitterRow::Full,
-            },
-        }),
-        non_retryable: non_retryable
-            .as_ref()
-            .map(|codes| codes.iter().map(|code| code.as_str().to_owned()).collect()),
+        retry: retry.map(Into::into),
+        non_retryable: non_retryable.as_ref().map(texts),
         retention: retention.map(|retention| match retention {
             Retention::For(kept) => RetentionRow::For(Seconds(kept)),
             Retention::Failures(kept) => RetentionRow::Failures(Seconds(kept)),
@@ -162,27 +229,20 @@ pub(crate) fn encode_options(options: &TaskOptions) -> String {
 
 pub(crate) fn decode_options(text: &str) -> Result<TaskOptions, BoxError> {
     let row: OptionsRow = serde_json::from_str(text)?;
-    let codes = |codes: Vec<String>| -> Result<Vec<_>, BoxError> {
-        let codes = codes.iter().map(|code| code.as_str().try_into());
-        Ok(codes.collect::<Result<_, _>>()?)
-    };
-    let key = row.idempotency_key.as_deref();
     Ok(TaskOptions {
         run_at: row.run_at.map(|time| time.0),
-        idempotency_key: key.map(TryInto::try_into).transpose()?,
+        priority: row.priority.map(TryInto::try_into).transpose()?,
+        key: name_of(row.key)?,
+        group: name_of(row.group)?,
+        idempotency_key: name_of(row.idempotency_key)?,
+        expires_at: row.expires_at.map(|time| time.0),
+        total_timeout: row.total_timeout.map(|timeout| timeout.0),
+        labels: row.labels.map(names_of).transpose()?,
+        cost: row.cost,
         timeout: row.timeout.map(|timeout| timeout.0),
         heartbeat_timeout: row.heartbeat_timeout.map(|timeout| timeout.0),
-        retry: row.retry.map(|retry| RetryPolicy {
-            max_attempts: retry.max_attempts,
-            initial: retry.initial.0,
-            factor: retry.factor,
-            max: retry.max.0,
-            jitter: match retry.jitter {
-                JitterRow::None => Jitter::None,
-                JitterRow::Full => Jitter::Full,
-            },
-        }),
-        non_retryable: row.non_retryable.map(codes).transpose()?,
+        retry: row.retry.map(Into::into),
+        non_retryable: row.non_retryable.map(names_of).transpose()?,
         retention: row.retention.map(|retention| match retention {
             RetentionRow::For(kept) => Retention::For(kept.0),
             RetentionRow::Failures(kept) => Retention::Failures(kept.0),
@@ -302,6 +362,31 @@ mod tests {
         }
         for text in ["1", "s", "1.s1", "-1s", "1.0000000001s"] {
             assert_eq!(seconds_of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_labels_are_not_the_labels_of_the_pipeline() {
+        for labels in [None, Some([].into())] {
+            let options = TaskOptions {
+                labels,
+                ..TaskOptions::default()
+            };
+            let text = encode_options(&options);
+            assert_eq!(decode_options(&text).unwrap(), options, "{text}");
+        }
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused() {
+        for text in [
+            r#"{"priority":10}"#,
+            r#"{"key":""}"#,
+            r#"{"group":"a b"}"#,
+            r#"{"labels":[""]}"#,
+            r#"{"cost":-1}"#,
+        ] {
+            assert!(decode_options(text).is_err(), "{text}");
         }
     }
 

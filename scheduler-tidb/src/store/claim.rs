@@ -3,7 +3,10 @@
 //! Not in the same: a transaction reads as of its begin, and what the owner before wrote until its
 //! row was locked would be missing.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use scheduler_core::{
     Epoch, Offset, ShardId, Timestamp,
@@ -136,6 +139,7 @@ async fn load(
     let mut done = load_done(&mut session, &list).await?;
     let mut running = load_running(&mut session, &list).await?;
     let due = load_due(&mut session, &shards).await?;
+    let keyed = load_keyed(&mut session, &shards).await?;
     session.roll_back().await?;
     let claimed = |row: &MySqlRow| {
         let shard = row::shard(row)?;
@@ -149,6 +153,7 @@ async fn load(
             seen_end: Offset(value(row, 4)?),
             running: running.remove(&shard).unwrap_or_default(),
             next_due_at: due.get(&shard).copied(),
+            has_keyed: keyed.contains(&shard),
             released: owned.released,
         })
     };
@@ -230,6 +235,31 @@ async fn load_due(
         }
     }
     Ok(due)
+}
+
+/// The shards that have tasks with an ordering key.
+async fn load_keyed(
+    session: &mut Session,
+    shards: &[ShardId],
+) -> Result<HashSet<ShardId>, sqlx::Error> {
+    let mut keyed = HashSet::new();
+    for shards in shards.chunks(UNION_MAX) {
+        // Each reads one entry of the index.
+        let any = |shard: &ShardId| {
+            format!(
+                "(SELECT pipeline, `partition` FROM task FORCE INDEX (ordering_key) WHERE {} \
+                 AND ordering_key IS NOT NULL LIMIT 1)",
+                is_shard(*shard)
+            )
+        };
+        for row in session
+            .rows(join(shards.iter().map(any), " UNION ALL "))
+            .await?
+        {
+            keyed.insert(row::shard(&row)?);
+        }
+    }
+    Ok(keyed)
 }
 
 /// Notes who has given up which shard in order.

@@ -1,4 +1,4 @@
-//! Pages: due tasks and lists. First which tasks, with their sizes, for all pages at once; then these
+//! Pages: due tasks, tasks of a key, and lists. First which tasks, with their sizes, for all pages at once; then these
 //! tasks and no others, as of the same moment. So no more bytes are read than the page may have.
 
 use std::{collections::HashMap, sync::Arc};
@@ -7,7 +7,7 @@ use scheduler_core::{
     Offset, ShardId, Timestamp,
     port::{
         PortError,
-        store::{DuePage, DueTasks, ListPage, StateName, StoredTask},
+        store::{DuePage, DueTasks, KeyedPage, KeyedTasks, ListPage, StateName, StoredTask},
     },
 };
 use sqlx::mysql::MySqlRow;
@@ -15,7 +15,7 @@ use sqlx::mysql::MySqlRow;
 use super::read::read_tasks;
 use crate::{
     call::Call,
-    key::{is_shard, join, quoted_time},
+    key::{is_shard, join, quoted, quoted_time},
     row::{self, IS_KEPT, value},
     session::{Pool, Session},
 };
@@ -80,14 +80,8 @@ async fn due_once(pool: &Arc<Pool>, pages: &[DuePage]) -> Result<Vec<DueTasks>, 
             .next_if(|found| found[0].page == n)
             .unwrap_or_default();
         let is_due = |found: &&Candidate| found.at.is_some_and(|at| at <= page.until);
-        let due = found.iter().take_while(is_due).take(page.n_max);
-        let mut n_bytes = 0;
-        let fit = due.clone().take_while(|found| {
-            n_bytes += found.n_bytes;
-            n_bytes <= page.bytes_max
-        });
-        // One at least, if any is due.
-        let n_taken = fit.count().max(due.count().min(1));
+        let due = found.iter().take_while(is_due);
+        let n_taken = n_fitting(due, page.n_max, page.bytes_max);
         wanted.extend(found[..n_taken].iter().map(|found| (page.shard, *found)));
         let next_due_at = found.get(n_taken).and_then(|next| next.at);
         cuts.push((found[..n_taken].to_vec(), next_due_at));
@@ -99,6 +93,75 @@ async fn due_once(pool: &Arc<Pool>, pages: &[DuePage]) -> Result<Vec<DueTasks>, 
         DueTasks {
             tasks: taken.iter().filter_map(task).collect(),
             next_due_at,
+        }
+    };
+    Ok(pages.iter().zip(cuts).map(page).collect())
+}
+
+/// How many of the first tasks a page has: one at least, if there is any.
+fn n_fitting<'a>(
+    found: impl Iterator<Item = &'a Candidate> + Clone,
+    n_max: usize,
+    bytes_max: usize,
+) -> usize {
+    let mut n_bytes = 0;
+    let fit = found.clone().take(n_max).take_while(|found| {
+        n_bytes += found.n_bytes;
+        n_bytes <= bytes_max
+    });
+    fit.count().max(found.take(1).count())
+}
+
+/// A page of tasks per ordering key.
+pub(super) async fn keyed(
+    pool: &Arc<Pool>,
+    call: &Call,
+    pages: &[KeyedPage],
+) -> Result<Vec<KeyedTasks>, PortError> {
+    loop {
+        match keyed_once(pool, pages).await {
+            Ok(found) => return Ok(found),
+            Err(err) => call.again(err).await?,
+        }
+    }
+}
+
+async fn keyed_once(pool: &Arc<Pool>, pages: &[KeyedPage]) -> Result<Vec<KeyedTasks>, sqlx::Error> {
+    let mut session = pool.session().await?;
+    session.begin_snapshot().await?;
+    let select = |(n, page): (usize, &KeyedPage)| {
+        let (is_shard, key, from) = (is_shard(page.shard), quoted(page.key.as_str()), page.from.0);
+        // One more than the page may have: it tells whether there are more.
+        let limit = limit(page.n_max.max(1).saturating_add(1));
+        format!(
+            "(SELECT {n} AS page, NULL AS at, `offset`, n_bytes FROM task FORCE INDEX (ordering_key) \
+             WHERE {is_shard} AND ordering_key = {key} AND `offset` >= {from} ORDER BY `offset` LIMIT {limit})"
+        )
+    };
+    let selects: Vec<_> = pages.iter().enumerate().map(select).collect();
+    let mut candidates = read_candidates(&mut session, &selects).await?;
+    candidates.sort_unstable_by_key(|found| (found.page, found.offset));
+    let mut by_page = candidates
+        .chunk_by(|one, other| one.page == other.page)
+        .peekable();
+    let mut wanted = Vec::new();
+    let mut cuts = Vec::with_capacity(pages.len());
+    for (n, page) in pages.iter().enumerate() {
+        let found = by_page
+            .next_if(|found| found[0].page == n)
+            .unwrap_or_default();
+        let n_taken = n_fitting(found.iter(), page.n_max, page.bytes_max);
+        let (taken, rest) = found.split_at(n_taken);
+        wanted.extend(taken.iter().map(|found| (page.shard, *found)));
+        cuts.push((taken, rest.first().map(|next| next.offset)));
+    }
+    let tasks = read_wanted(&mut session, &mut wanted).await?;
+    session.roll_back().await?;
+    let page = |(page, (taken, next)): (&KeyedPage, (&[Candidate], _))| {
+        let task = |found: &Candidate| tasks.get(&(page.shard, found.offset)).cloned();
+        KeyedTasks {
+            tasks: taken.iter().filter_map(task).collect(),
+            next,
         }
     };
     Ok(pages.iter().zip(cuts).map(page).collect())

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, MySql, mysql::MySqlArguments, query::Query};
 
 use crate::{
     key::{is_shard, join, quoted, quoted_time, time_text},
-    row::{FORMAT, TaskRow},
+    row::{FORMAT, TaskRow, ordering_key},
     session::Session,
 };
 
@@ -57,7 +57,14 @@ const BOTH: [&str; 14] = [
 /// Tasks that are not completed.
 pub(super) static TASKS: Replace = Replace {
     table: "task",
-    columns: &["traceparent", "state", "due_at", "worker", "leased_at"],
+    columns: &[
+        "traceparent",
+        "state",
+        "due_at",
+        "worker",
+        "leased_at",
+        "ordering_key",
+    ],
     bind: |query, row| {
         let query = query.bind(row.task.task.traceparent.as_deref().map(str::to_owned));
         let query = query.bind(row.state.as_str());
@@ -70,6 +77,7 @@ pub(super) static TASKS: Replace = Replace {
             .bind(due_at.map(time_text))
             .bind(worker.map(|worker| worker.as_str().to_owned()))
             .bind(leased_at.map(time_text))
+            .bind(ordering_key(row.task).map(ToString::to_string))
     },
     sql: [const { OnceLock::new() }; SIZES.len()],
 };

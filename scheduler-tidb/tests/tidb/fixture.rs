@@ -162,6 +162,14 @@ pub(crate) fn stored(offset: u64, state: StoredState) -> StoredTask {
     }
 }
 
+/// Options that ask for an ordering key and nothing else.
+pub(crate) fn keyed_by(key: &str) -> TaskOptions {
+    TaskOptions {
+        key: Some(key.try_into().unwrap()),
+        ..TaskOptions::default()
+    }
+}
+
 pub(crate) fn completed() -> StoredState {
     ended(Ending::Completed {
         result: "\"fine\"".into(),
@@ -215,6 +223,7 @@ pub(crate) fn create(name: &str) -> Change {
             steps: [].into(),
             defaults: TaskOptions::default(),
             n_partitions: 4,
+            ..PipelineSpec::default()
         },
         at: Timestamp::from_millis(1_000_000_000_000),
     }

@@ -3,6 +3,7 @@
 
 mod conformance;
 mod fixture;
+mod keyed;
 mod opening;
 mod outage;
 mod plans;

@@ -3,12 +3,18 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use scheduler_core::{Mode, port::store::Flushed};
+use scheduler_core::{
+    Mode, Offset, Timestamp,
+    pipeline::limits::Limits,
+    port::store::{Flushed, KeyedPage, Parked, ShardFlush, StoredState},
+};
 use scheduler_tidb::{Config, OpenError, Tidb};
 use test_servers::tidb;
 
 use crate::{
-    fixture::{Database, claim, completing, create, is_stored, shard},
+    fixture::{
+        Database, claim, claim_of, completing, create, is_stored, keyed_by, part, shard, stored,
+    },
     proxy::Proxy,
 };
 
@@ -25,7 +31,7 @@ async fn members_that_migrate_at_once_all_open() {
         .await
         .text("SELECT number FROM migration")
         .await;
-    assert_eq!(migrations, "1\n2");
+    assert_eq!(migrations, "1\n2\n3");
 }
 
 #[tokio::test]
@@ -42,6 +48,7 @@ async fn a_migration_that_was_cut_short_goes_on_and_loses_nothing() {
     client
         .run("ALTER TABLE pipeline DROP COLUMN paused_reason")
         .await;
+    client.run("ALTER TABLE task DROP INDEX ordering_key").await;
     let tidb = database.tidb().await;
     assert_eq!(tidb.catalog().snapshot().await.unwrap().pipelines, []);
     let store = tidb.store();
@@ -59,7 +66,7 @@ async fn rows_from_before_the_second_migration_are_active() {
     let catalog = database.tidb().await.catalog();
     catalog.change(create("ocr")).await.unwrap();
     let mut client = database.client().await;
-    client.run("DELETE FROM migration WHERE number = 2").await;
+    client.run("DELETE FROM migration WHERE number >= 2").await;
     for column in ["mode", "paused_by", "paused_reason", "paused_at"] {
         let drop = format!("ALTER TABLE pipeline DROP COLUMN {column}");
         client.run(&drop).await;
@@ -68,6 +75,56 @@ async fn rows_from_before_the_second_migration_are_active() {
     let pipelines = catalog.snapshot().await.unwrap().pipelines;
     assert_eq!(pipelines.len(), 1);
     assert_eq!(pipelines[0].mode, Mode::Active);
+}
+
+#[tokio::test]
+async fn rows_from_before_the_third_migration_have_no_limits_and_no_keys() {
+    let database = Database::shared();
+    let tidb = database.tidb().await;
+    tidb.catalog().change(create("ocr")).await.unwrap();
+    let store = tidb.store();
+    let epoch = claim(&*store, shard(1, 0)).await;
+    let due_at = Timestamp::EPOCH;
+    let kind = Parked::Available;
+    let waiting = |offset| stored(offset, StoredState::Parked { due_at, kind });
+    let tasks = vec![waiting(7)];
+    let first = part(shard(1, 0), epoch, 1);
+    store.flush(&[ShardFlush { tasks, ..first }]).await.unwrap();
+    let mut client = database.client().await;
+    client.run("DELETE FROM migration WHERE number = 3").await;
+    for drop in [
+        "pipeline DROP COLUMN limits",
+        "pipeline DROP COLUMN pool",
+        "task DROP INDEX ordering_key",
+        "task DROP COLUMN ordering_key",
+    ] {
+        client.run(&format!("ALTER TABLE {drop}")).await;
+    }
+    let tidb = database.tidb().await;
+    let pipelines = tidb.catalog().snapshot().await.unwrap().pipelines;
+    assert_eq!(pipelines.len(), 1);
+    assert_eq!(pipelines[0].spec.limits, Limits::default());
+    assert_eq!(pipelines[0].spec.pool, None);
+    let store = tidb.store();
+    let claimed = store.claim(&[claim_of(shard(1, 0), "b:1")]).await.unwrap();
+    assert!(!claimed[0].has_keyed);
+    let page = KeyedPage {
+        shard: shard(1, 0),
+        key: "a".try_into().unwrap(),
+        from: Offset::ZERO,
+        n_max: 10,
+        bytes_max: 1 << 20,
+    };
+    let mut task = waiting(9);
+    task.task.options = Some(keyed_by("a").into());
+    let tasks = vec![task.clone()];
+    let second = part(shard(1, 0), claimed[0].epoch, 1);
+    store
+        .flush(&[ShardFlush { tasks, ..second }])
+        .await
+        .unwrap();
+    let found = store.keyed(&[page]).await.unwrap().remove(0);
+    assert_eq!((found.tasks, found.next), (vec![task], None));
 }
 
 #[tokio::test]

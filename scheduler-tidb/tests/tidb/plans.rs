@@ -2,7 +2,7 @@
 
 use scheduler_core::{
     Epoch, Offset, PipelineNumber, Timestamp,
-    port::store::{DuePage, KeyRow, ListPage, Lookup, ShardFlush, StateName},
+    port::store::{DuePage, KeyRow, KeyedPage, ListPage, Lookup, ShardFlush, StateName},
     watermark::DoneChunk,
 };
 
@@ -45,6 +45,15 @@ async fn no_statement_of_the_store_reads_a_whole_table_or_index() {
     };
     let due: Vec<_> = shards.iter().map(due).collect();
     store.due(&due).await.unwrap();
+    let keyed = |id: &scheduler_core::ShardId| KeyedPage {
+        shard: *id,
+        key: "a".try_into().unwrap(),
+        from: Offset(7),
+        n_max: 10,
+        bytes_max: 1 << 20,
+    };
+    let keyed: Vec<_> = shards.iter().map(keyed).collect();
+    store.keyed(&keyed).await.unwrap();
     for states in [vec![], vec![StateName::Running, StateName::Completed]] {
         let page = |id: &scheduler_core::ShardId| ListPage {
             shard: *id,
@@ -85,6 +94,8 @@ async fn no_statement_of_the_store_reads_a_whole_table_or_index() {
     let by_index = [
         ("`state` = ?", "index:state"),
         ("order by `due_at`", "index:due"),
+        ("`ordering_key` = ?", "index:ordering_key"),
+        ("`ordering_key` is not ?", "index:ordering_key"),
     ];
     for statement in &statements {
         let is_small = ["catalog", "migration", "information_schema"];

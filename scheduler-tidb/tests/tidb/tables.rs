@@ -12,7 +12,8 @@ use scheduler_core::{
 };
 
 use crate::fixture::{
-    Database, Store, claim, completed, completing, create, ended, is_stored, part, shard, stored,
+    Database, Store, claim, completed, completing, create, ended, is_stored, keyed_by, part, shard,
+    stored,
 };
 
 /// Something in every table, of pipeline 1.
@@ -31,6 +32,8 @@ async fn fill(database: &Database) -> Store {
         worker: "worker-1".try_into().unwrap(),
         leased_at: Timestamp::from_millis(1_000_000_005_000),
     };
+    let mut running = stored(2, running);
+    running.task.options = Some(keyed_by("order-7").into());
     let mut failed = stored(3, ended(Ending::Discarded));
     failed.errors = vec![scheduler_core::task::AttemptError {
         attempt: 1,
@@ -64,7 +67,7 @@ async fn fill(database: &Database) -> Store {
         }],
         tasks: vec![
             stored(1, parked),
-            stored(2, running),
+            running,
             failed,
             stored(4, completed()),
             stored(5, forever),

@@ -107,6 +107,7 @@ pub fn steps_from_json(json: &[u8]) -> Result<Arc<[Step]>, FileError> {
         steps: steps.collect::<Result<_, _>>()?,
         defaults: TaskOptions::default(),
         n_partitions: 1,
+        ..PipelineSpec::default()
     };
     spec.validate()?;
     Ok(spec.steps)

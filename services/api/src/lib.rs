@@ -22,6 +22,7 @@ mod application;
 mod chart;
 mod guard;
 mod input;
+mod limits;
 mod options;
 mod pipeline;
 mod probe;

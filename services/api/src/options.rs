@@ -34,6 +34,20 @@ pub(crate) struct OptionsJson {
     /// A duration, `none`, or `failures` with an optional duration: `failures:24h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retention: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) priority: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) total_timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) labels: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cost: Option<u16>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) metadata: BTreeMap<String, String>,
 }
@@ -69,6 +83,11 @@ impl OptionsJson {
                 .map(|code| code.as_str().try_into())
                 .collect::<Result<_, Invalid>>()
         });
+        let expires_at = self.expires_at.as_deref();
+        let labels = self.labels.as_ref().map(|labels| {
+            let labels = labels.iter().map(|label| label.as_str().try_into());
+            labels.collect::<Result<_, Invalid>>()
+        });
         let options = TaskOptions {
             run_at: run_at
                 .map(|text| parse_timestamp("run_at", text))
@@ -83,6 +102,15 @@ impl OptionsJson {
                 .transpose()?,
             non_retryable: codes.transpose()?,
             retention: self.retention.as_deref().map(read_retention).transpose()?,
+            priority: self.priority.map(TryInto::try_into).transpose()?,
+            key: self.key.as_deref().map(TryInto::try_into).transpose()?,
+            group: self.group.as_deref().map(TryInto::try_into).transpose()?,
+            expires_at: expires_at
+                .map(|text| parse_timestamp("expires_at", text))
+                .transpose()?,
+            total_timeout: duration("total_timeout", &self.total_timeout)?,
+            labels: labels.transpose()?,
+            cost: self.cost,
             metadata: self.metadata.clone(),
         };
         Ok((options, duration("delay", &self.delay)?))
@@ -101,6 +129,16 @@ impl OptionsJson {
                 .as_ref()
                 .map(|codes| codes.iter().map(ToString::to_string).collect()),
             retention: options.retention.map(print_retention),
+            priority: options.priority.map(|priority| priority.get().into()),
+            key: options.key.as_ref().map(ToString::to_string),
+            group: options.group.as_ref().map(ToString::to_string),
+            expires_at: options.expires_at.map(print_timestamp),
+            total_timeout: options.total_timeout.map(print_duration),
+            labels: options
+                .labels
+                .as_ref()
+                .map(|labels| labels.iter().map(ToString::to_string).collect()),
+            cost: options.cost,
             metadata: options.metadata.clone(),
         }
     }
@@ -172,7 +210,7 @@ mod tests {
 
     #[test]
     fn options_are_read_back_as_they_were_written() {
-        let text = r#"{"timeout":"30s","retry":{"max_attempts":3,"initial":"1s","factor":2.0,"max":"5m","jitter":"none"},"non_retryable":["bad"],"retention":"failures:24h","metadata":{"a":"b"}}"#;
+        let text = r#"{"timeout":"30s","retry":{"max_attempts":3,"initial":"1s","factor":2.0,"max":"5m","jitter":"none"},"non_retryable":["bad"],"retention":"failures:24h","priority":9,"key":"k","group":"g","total_timeout":"1h","labels":["gpu"],"cost":2,"metadata":{"a":"b"}}"#;
         let json: OptionsJson = serde_json::from_str(text).unwrap();
         let (options, delay) = json.read().unwrap();
         assert_eq!(delay, None);

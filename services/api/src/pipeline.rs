@@ -8,7 +8,7 @@ use axum::{
     extract::State,
     http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use scheduler_core::{
     Deleted, Error, Invalid, Pipeline, PipelinePath, PipelineSpec, Revision, Step,
@@ -20,6 +20,7 @@ use crate::{
     application::path_of,
     chart::{StepIn, read_steps},
     input::{DESCRIPTION_BYTES_MAX, NoQuery, Object, Segments, read_json},
+    limits::LimitsJson,
     options::OptionsJson,
     problem::Problem,
     task,
@@ -32,6 +33,18 @@ pub(crate) fn routes() -> Router<Api> {
         .route(
             "/applications/{app}/pipelines/{pipeline}",
             get(read).put(update).delete(remove).post(task::submit),
+        )
+        .route(
+            "/applications/{app}/pipelines/{pipeline}/pause",
+            post(pause),
+        )
+        .route(
+            "/applications/{app}/pipelines/{pipeline}/resume",
+            post(resume),
+        )
+        .route(
+            "/applications/{app}/pipelines/{pipeline}/drain",
+            post(drain),
         )
 }
 
@@ -57,6 +70,9 @@ struct Update {
 #[derive(Debug, Default, Deserialize)]
 struct OptionsIn {
     partitions: Option<u16>,
+    pool: Option<String>,
+    #[serde(default)]
+    limits: LimitsJson,
     #[serde(flatten)]
     defaults: serde_json::Map<String, serde_json::Value>,
 }
@@ -81,9 +97,13 @@ impl OptionsIn {
             let rule = "is for single tasks; a pipeline cannot have it as a default";
             return Err(Error::from(Invalid::new("options.delay", rule)).into());
         }
+        let limits = self.limits.read();
+        let pool = self.pool.as_deref().map(TryInto::try_into).transpose();
         Ok(PipelineSpec {
             steps,
             defaults,
+            limits: limits.map_err(|fault| Error::from(fault.within("options")))?,
+            pool: pool.map_err(|fault: Invalid| Error::from(fault.within("options")))?,
             n_partitions: self.partitions.unwrap_or(PARTITIONS),
         })
     }
@@ -202,6 +222,49 @@ async fn remove(
             Err(err) => Err(err.into()),
         },
     }
+}
+
+/// Who pauses a pipeline, and why.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Pause {
+    by: String,
+    reason: String,
+}
+
+async fn pause(
+    State(api): State<Api>,
+    Segments((app, pipeline)): Segments<(String, String)>,
+    _: NoQuery,
+    body: Body,
+) -> Result<impl IntoResponse, Problem> {
+    let path = pipeline_path(&api, &app, &pipeline)?;
+    let pause: Pause = read_json(body, "the body", DESCRIPTION_BYTES_MAX).await?;
+    let paused = api
+        .scheduler()
+        .pause(&path, &pause.by, &pause.reason)
+        .await?;
+    Ok(shown(&api, &paused))
+}
+
+async fn resume(
+    State(api): State<Api>,
+    Segments((app, pipeline)): Segments<(String, String)>,
+    _: NoQuery,
+) -> Result<impl IntoResponse, Problem> {
+    let path = pipeline_path(&api, &app, &pipeline)?;
+    let resumed = api.scheduler().resume(&path).await?;
+    Ok(shown(&api, &resumed))
+}
+
+async fn drain(
+    State(api): State<Api>,
+    Segments((app, pipeline)): Segments<(String, String)>,
+    _: NoQuery,
+) -> Result<impl IntoResponse, Problem> {
+    let path = pipeline_path(&api, &app, &pipeline)?;
+    let drained = api.scheduler().drain(&path).await?;
+    Ok(shown(&api, &drained))
 }
 
 /// A pipeline with its revision as its entity tag.

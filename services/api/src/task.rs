@@ -33,6 +33,7 @@ pub(crate) fn routes() -> Router<Api> {
         )
         .route("/applications/{app}/tasks/{id}", get(read))
         .route("/applications/{app}/tasks/{id}/cancel", post(cancel))
+        .route("/applications/{app}/tasks/{id}/redrive", post(redrive))
 }
 
 /// The longest `wait`.
@@ -49,6 +50,14 @@ struct SubmitQuery {
     timeout: Option<String>,
     heartbeat_timeout: Option<String>,
     retention: Option<String>,
+    priority: Option<u32>,
+    key: Option<String>,
+    group: Option<String>,
+    expires_at: Option<String>,
+    total_timeout: Option<String>,
+    /// Separated by commas.
+    labels: Option<String>,
+    cost: Option<u16>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -113,6 +122,15 @@ pub(crate) async fn submit(
         timeout: query.timeout,
         heartbeat_timeout: query.heartbeat_timeout,
         retention: query.retention,
+        priority: query.priority,
+        key: query.key,
+        group: query.group,
+        expires_at: query.expires_at,
+        total_timeout: query.total_timeout,
+        labels: query
+            .labels
+            .map(|labels| labels.split(',').map(ToOwned::to_owned).collect()),
+        cost: query.cost,
         ..OptionsJson::default()
     };
     finish_submit(&api, &path, data, options, &headers, query.wait.as_deref()).await
@@ -289,5 +307,15 @@ async fn cancel(
 ) -> Result<impl IntoResponse, Problem> {
     let id = task_of(&api, &app, &id)?;
     let task = api.scheduler().cancel(api.tenant(), id).await?;
+    Ok(Json(TaskJson::from(task)))
+}
+
+async fn redrive(
+    State(api): State<Api>,
+    Segments((app, id)): Segments<(String, String)>,
+    _: NoQuery,
+) -> Result<impl IntoResponse, Problem> {
+    let id = task_of(&api, &app, &id)?;
+    let task = api.scheduler().redrive(api.tenant(), id).await?;
     Ok(Json(TaskJson::from(task)))
 }

@@ -1,11 +1,14 @@
 //! What is shown of tasks, pipelines and applications: their JSON form.
 
 use bytes::Bytes;
-use scheduler_core::{Mode, Pipeline, TaskView, port::catalog::Application, task::AttemptError};
+use scheduler_core::{
+    Mode, Pipeline, TaskView, explain::Waiting, port::catalog::Application, task::AttemptError,
+};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::{
+    limits::LimitsJson,
     options::OptionsJson,
     time::{print_duration, print_timestamp},
 };
@@ -65,8 +68,32 @@ pub(crate) struct TaskJson {
 
 #[derive(Debug, Serialize)]
 struct WaitingJson {
-    reason: &'static str,
-    before: u64,
+    reason: String,
+    text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+    /// Tasks that it waits for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tasks: Vec<String>,
+    /// How many go before it, about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before_at_most: Option<u64>,
+}
+
+impl WaitingJson {
+    fn of(waiting: Waiting, n_before: Option<u64>) -> Self {
+        let ahead = waiting.ahead;
+        Self {
+            reason: waiting.reason.into_owned(),
+            text: waiting.text,
+            until: waiting.until.map(print_timestamp),
+            tasks: waiting.tasks.iter().map(ToString::to_string).collect(),
+            before: n_before.or(ahead.map(|ahead| ahead.about)),
+            before_at_most: n_before.or(ahead.map(|ahead| ahead.at_most)),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -97,6 +124,7 @@ impl From<AttemptError> for ErrorJson {
 
 impl From<TaskView> for TaskJson {
     fn from(task: TaskView) -> Self {
+        let (waits, n_before) = (task.waits, task.n_before);
         Self {
             id: task.id.to_string(),
             application: task.path.application.to_string(),
@@ -114,10 +142,7 @@ impl From<TaskView> for TaskJson {
             progress: task.progress.as_ref().and_then(Json::of),
             errors: task.errors.into_iter().map(ErrorJson::from).collect(),
             result: task.result.as_ref().and_then(Json::of),
-            waiting: task.n_before.map(|before| WaitingJson {
-                reason: "backlog",
-                before,
-            }),
+            waiting: waits.map(|waits| WaitingJson::of(waits, n_before)),
         }
     }
 }
@@ -171,6 +196,10 @@ struct StepJson {
 #[derive(Debug, Serialize)]
 struct PipelineOptionsJson {
     partitions: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pool: Option<String>,
+    #[serde(skip_serializing_if = "LimitsJson::is_none")]
+    limits: LimitsJson,
     #[serde(flatten)]
     defaults: OptionsJson,
 }
@@ -191,6 +220,8 @@ impl PipelineJson {
             pipeline: pipeline.spec.steps.iter().map(step).collect(),
             options: PipelineOptionsJson {
                 partitions: pipeline.spec.n_partitions,
+                pool: pipeline.spec.pool.as_ref().map(ToString::to_string),
+                limits: LimitsJson::of(&pipeline.spec.limits),
                 defaults: OptionsJson::of(&pipeline.spec.defaults),
             },
             created_at: print_timestamp(pipeline.created_at),

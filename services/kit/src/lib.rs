@@ -8,6 +8,7 @@ mod probes;
 mod scheduler;
 mod settings;
 mod telemetry;
+mod tenants;
 
 #[cfg(feature = "engines")]
 pub use self::engines::{Engines, OpenEngines, keys as engine_keys};

@@ -13,8 +13,8 @@ use scheduler_core::{
         PortError, TaskLog, TaskStore,
         log::{Appended, Bounds, Fetch, Fetches, NewRecord, Record},
         store::{
-            Claim, Claimed, DuePage, DueTasks, Flushed, Found, ListPage, Lookup, ShardFlush,
-            StoredTask,
+            Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyedPage, KeyedTasks, ListPage,
+            Lookup, ShardFlush, StoredTask,
         },
     },
 };
@@ -177,6 +177,11 @@ impl TaskStore for MeteredStore {
     async fn due(&self, pages: &[DuePage]) -> Result<Vec<DueTasks>, PortError> {
         let measured = Measured::start("store", "due");
         measured.end_with(self.0.due(pages).await)
+    }
+
+    async fn keyed(&self, pages: &[KeyedPage]) -> Result<Vec<KeyedTasks>, PortError> {
+        let measured = Measured::start("store", "keyed");
+        measured.end_with(self.0.keyed(pages).await)
     }
 
     async fn get(&self, lookups: &[Lookup]) -> Result<Vec<Option<Found>>, PortError> {

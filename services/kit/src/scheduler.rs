@@ -44,6 +44,10 @@ settings! {
     window_tasks_max: number, "100000", "the most tasks of one shard in memory";
     window_bytes_max: bytes, "64MiB", "the most bytes of one shard in memory";
     member_bytes_max: bytes, "1GiB", "the most bytes of all shards of the member in memory";
+    priority_wait_max: duration, "5m", "how much longer a task of the lowest priority waits at most than one of the highest";
+    discard_credits: number, "10", "how many tasks of a pipeline may be discarded for failing, beyond one for each success, before it holds still and probes";
+    tenant_weights: weights, "", "shares of tenants in pools, of those that have not 1: acme=3, globex=2";
+    tenant_limits: limits, "", "what tenants may run at once on this member, and start in a while: acme=50, acme=100/1s";
     adoption_window: duration, "12s", "after a crash, how long tasks that an unknown worker may hold wait for it to say so";
     proof_age_max: duration, "4s", "how old a proof of membership may be for leases to be granted or expired under it";
     trim_after: duration, "10m", "how far behind the durable watermark the log is trimmed, in time";

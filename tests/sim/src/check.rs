@@ -5,6 +5,7 @@
 mod bounded;
 mod durable_reply;
 mod isolation;
+mod key_order;
 mod no_blocking;
 mod no_loss;
 mod no_needless_rerun;
@@ -74,6 +75,7 @@ pub(crate) fn all() -> Vec<Box<dyn Check>> {
         Box::new(isolation::Isolation),
         Box::new(promptness::Promptness::default()),
         Box::new(one_key_one_task::OneKeyOneTask::default()),
+        Box::new(key_order::KeyOrder),
     ]
 }
 

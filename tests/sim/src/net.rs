@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use scheduler_core::{
     Error, Held, IdempotencyKey, Outcome, PipelineNumber, Poll, ShardId, TaskId, Timestamp,
-    action::Answer, member::Call, port::log::NewTask,
+    action::Answer,
+    member::{Call, Fleet},
+    port::log::NewTask,
 };
 
 use crate::world::{What, World};
@@ -45,7 +47,7 @@ impl Request {
 
     pub(crate) fn into_call(self) -> Call {
         match self {
-            Self::Poll(pipeline, poll) => Call::Poll(pipeline, poll),
+            Self::Poll(pipeline, poll) => Call::Poll(Fleet::Pipeline(pipeline), poll),
             Self::Report(reports) => Call::Report(reports),
             Self::Renew(held) => {
                 let progress = || Some(Bytes::from_static(b"1"));

@@ -122,6 +122,8 @@ fn config(rng: &mut fastrand::Rng) -> Config {
         adoption_window: seconds(12),
         trim_after: seconds(rng.u64(5..200)),
         settled_max: rng.usize(0..64),
+        // Some tasks fail by intention, and have to end.
+        discard_credits: 1_000_000,
         ..Config::default()
     }
 }
@@ -146,6 +148,7 @@ fn pipeline(number: u32, n_partitions: u16) -> Arc<Pipeline> {
                 ..TaskOptions::default()
             },
             n_partitions,
+            ..PipelineSpec::default()
         },
         mode: Mode::Active,
         created_at: START,

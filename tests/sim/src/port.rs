@@ -8,7 +8,10 @@ use scheduler_core::{
         FailureKind,
         log::{Appended, Bounds, Fetch, Fetches, NewRecord, Record, RecordBody},
         placement::PlacementEvent,
-        store::{Claim, Claimed, DuePage, DueTasks, Flushed, Found, Lookup, ShardFlush},
+        store::{
+            Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyedPage, KeyedTasks, Lookup,
+            ShardFlush,
+        },
     },
 };
 
@@ -52,6 +55,7 @@ pub(crate) enum Ask {
     Flush(Arc<[ShardFlush]>),
     Release(Vec<(ShardId, Epoch)>),
     Due(Vec<DuePage>),
+    Keyed(Vec<KeyedPage>),
     Get(Vec<Lookup>),
     Owner(ShardId),
     Beat(Option<u64>, u64),
@@ -70,6 +74,7 @@ pub(crate) enum Told {
     Claimed(Vec<Claimed>),
     Flushed(Vec<Flushed>),
     Due(Vec<DueTasks>),
+    Keyed(Vec<KeyedTasks>),
     Found(Vec<Option<Found>>),
     Owner(Option<Arc<str>>),
     /// The member's session and what it must still hear; `None`: it was expelled.
@@ -109,6 +114,7 @@ impl Ask {
             | Self::Flush(_)
             | Self::Release(_)
             | Self::Due(_)
+            | Self::Keyed(_)
             | Self::Get(_)
             | Self::Owner(_) => End::Store,
             Self::Beat(..) | Self::Prove(_) | Self::GiveUp(..) | Self::Leave(_) => End::Group,
@@ -269,6 +275,10 @@ impl World {
                 Told::Done
             }
             Ask::Due(pages) => Told::Due(pages.iter().map(|page| self.store.due(page)).collect()),
+            Ask::Keyed(pages) => {
+                let found = pages.iter().map(|page| self.store.keyed(page));
+                Told::Keyed(found.collect())
+            }
             Ask::Get(lookups) => Told::Found(
                 lookups
                     .iter()

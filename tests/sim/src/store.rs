@@ -7,10 +7,10 @@ use std::{
 };
 
 use scheduler_core::{
-    Epoch, IdempotencyKey, Offset, ShardId, TaskId, Timestamp,
+    Epoch, IdempotencyKey, LeaseToken, Offset, OrderingKey, ShardId, TaskId, Timestamp,
     port::store::{
-        Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyRow, Lookup, ShardFlush, StoredState,
-        StoredTask,
+        Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyRow, KeyedPage, KeyedTasks, Lookup,
+        Parked, ShardFlush, StoredState, StoredTask,
     },
     watermark::{CHUNK_BITS, DoneChunk},
 };
@@ -77,6 +77,7 @@ impl Store {
             seen_end: rows.seen_end,
             running: rows.tasks.values().filter(is_running).cloned().collect(),
             next_due_at: rows.parked.first().map(|(due_at, _)| *due_at),
+            has_keyed: rows.tasks.values().any(|task| key_of(task).is_some()),
             released: std::mem::take(&mut rows.released),
         }
     }
@@ -123,6 +124,16 @@ impl Store {
             },
             |rows| rows.due(page),
         )
+    }
+
+    pub(crate) fn keyed(&self, page: &KeyedPage) -> KeyedTasks {
+        let rows = self.shards.get(&page.shard);
+        let tasks = rows.map(|rows| rows.tasks.range(page.from..).map(|(_, task)| task));
+        let keyed = tasks.into_iter().flatten();
+        let mut keyed = keyed.filter(|task| key_of(task) == Some(&page.key));
+        let tasks: Vec<_> = keyed.by_ref().take(page.n_max).cloned().collect();
+        let next = keyed.next().map(|task| task.offset);
+        KeyedTasks { tasks, next }
     }
 
     pub(crate) fn get(&self, lookup: &Lookup, now: Timestamp) -> Option<Found> {
@@ -262,6 +273,20 @@ impl ShardRows {
             next_due_at: None,
         }
     }
+}
+
+/// The ordering key by which a task is found.
+fn key_of(task: &StoredTask) -> Option<&OrderingKey> {
+    let is_found = match task.state {
+        StoredState::Parked {
+            kind: Parked::Scheduled,
+            ..
+        } => task.token != LeaseToken::NONE,
+        StoredState::Parked { .. } | StoredState::Running { .. } => true,
+        StoredState::Ended { .. } => false,
+    };
+    let options = task.task.options.as_ref().filter(|_| is_found)?;
+    options.key.as_ref()
 }
 
 fn has_bit(chunk: &DoneChunk, offset: u64) -> bool {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use scheduler_core::{
-    Failure, IdempotencyKey, Outcome, Retention, TaskOptions, Timestamp,
+    Failure, IdempotencyKey, OrderingKey, Outcome, Retention, TaskOptions, Timestamp,
     port::log::{NewTask, RecordBody},
     task::retry::{Jitter, RetryPolicy},
 };
@@ -98,8 +98,16 @@ pub(crate) fn some(rng: &mut fastrand::Rng, n: u64, now: Timestamp) -> NewTask {
             1 => Some(Retention::Failures(Duration::from_secs(86_400))),
             _ => None,
         },
+        priority: rng
+            .bool()
+            .then(|| rng.u32(0..10).try_into().unwrap_or_default()),
+        key: (rng.u32(0..5) == 0).then(|| ordering_key(rng.u32(0..4))),
         ..TaskOptions::default()
     };
+    if kind == Kind::Stuck {
+        // It would hold up its whole line by intention.
+        options.key = None;
+    }
     match kind {
         Kind::Slow => {
             options.timeout = seconds(rng.u64(20..60)).filter(|_| rng.bool());
@@ -117,6 +125,12 @@ pub(crate) fn some(rng: &mut fastrand::Rng, n: u64, now: Timestamp) -> NewTask {
         Kind::Plain | Kind::Stuck | Kind::Moody => {}
     }
     new(&format!("{name}-{n}"), options)
+}
+
+fn ordering_key(n: u32) -> OrderingKey {
+    let name = format!("line-{n}");
+    let key = name.as_str().try_into();
+    key.unwrap_or_else(|err| unreachable!("a key of our own: {err}"))
 }
 
 /// A task with a key: what is submitted under it is named `payload`.

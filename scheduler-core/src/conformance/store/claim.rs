@@ -29,6 +29,7 @@ pub async fn a_first_claim_starts_at_epoch_1_and_watermark_0(home: At<'_>) {
         seen_end: Offset::ZERO,
         running: Vec::new(),
         next_due_at: None,
+        has_keyed: false,
         released: false,
     };
     assert_eq!(claim(&*store, shard(1, 0)).await, expected);

@@ -317,6 +317,7 @@ fn member_with(config: Config, n_partitions: u16, now: crate::Timestamp) -> Memb
             steps: [].into(),
             defaults: TaskOptions::default(),
             n_partitions,
+            ..crate::PipelineSpec::default()
         },
         mode: crate::Mode::Active,
         created_at: now,

@@ -13,12 +13,16 @@ use super::{
     rig::{Rig, SHARD, completed, config, failed},
 };
 use crate::{
-    Config, LeaseLost, LeaseToken, Outcome, Retention, TaskId, TaskOptions,
+    Config, LeaseToken, OrderingKey, Outcome, Retention, TaskId, TaskOptions,
     action::{Answer, CallId},
     call::{Held, LeasedTask},
     port::{FailureKind, log::NewTask, store::StoredState},
     task::retry::{Jitter, RetryPolicy},
 };
+
+fn ordering_key(n: u32) -> OrderingKey {
+    format!("o{n}").as_str().try_into().unwrap()
+}
 
 const N_STEPS: u32 = 600;
 
@@ -31,6 +35,8 @@ struct World {
     /// Tasks whose success was acknowledged.
     completed: Vec<TaskId>,
     cancelled: Vec<TaskId>,
+    /// Tasks that someone wanted to end, whether that was answered or not.
+    unwanted: BTreeSet<TaskId>,
     /// Tasks whose results are not kept.
     unkept: BTreeSet<TaskId>,
     /// Reports that were acknowledged.
@@ -39,6 +45,10 @@ struct World {
     keyed: Vec<(u32, CallId)>,
     answered: BTreeMap<u32, TaskId>,
     ran: BTreeMap<u32, TaskId>,
+    /// Ordering keys of tasks, and whether they were asked to run later.
+    ordered: BTreeMap<TaskId, (OrderingKey, bool)>,
+    /// Those of them that this owner has started.
+    started: BTreeSet<TaskId>,
 }
 
 fn small() -> Config {
@@ -73,6 +83,7 @@ impl World {
             64..68 => self.repeat_report(&mut rig, rng),
             68..72 => {
                 if let Some(id) = rng.choice(self.accepted.clone()) {
+                    self.unwanted.insert(id);
                     let call = rig.call(Call::Cancel(id));
                     if rig.answer(call) == Some(&Answer::Cancelled(Ok(()))) {
                         self.cancelled.push(id);
@@ -109,6 +120,9 @@ impl World {
             113..115 => {
                 let slots = vec![SHARD.slot()];
                 let lost = rng.bool();
+                if lost {
+                    self.started.clear();
+                }
                 let gone = if lost { Event::Lost } else { Event::Revoking };
                 rig.event(gone(slots.clone()));
                 rig.pass(Duration::from_millis(rng.u64(0..3_000)));
@@ -121,6 +135,8 @@ impl World {
                 }
                 self.look_at_keyed(&rig);
                 self.keyed.clear();
+                // A start that was not stored is known to nobody.
+                self.started.clear();
                 rig = rig.crash();
                 if rng.bool() {
                     rig.poll_holding("w", 0, self.held.clone());
@@ -139,10 +155,17 @@ impl World {
             retention: (rng.u32(0..4) == 0).then_some(Retention::None),
             timeout: seconds(40).filter(|_| rng.u32(0..8) == 0),
             heartbeat_timeout: seconds(20).filter(|_| rng.u32(0..8) == 0),
+            key: (rng.u32(0..2) == 0).then(|| ordering_key(rng.u32(0..4))),
+            priority: Some(rng.u32(0..10).try_into().unwrap()),
+            group: (rng.u32(0..3) == 0).then(|| "g".try_into().unwrap()),
             ..TaskOptions::default()
         };
         let is_kept = options.retention.is_none();
+        let key = options.key.clone();
         let id = rig.submit(options);
+        if let Some(key) = key {
+            self.ordered.insert(id, (key, delay > 0));
+        }
         self.accepted.push(id);
         if !is_kept {
             self.unkept.insert(id);
@@ -187,6 +210,7 @@ impl World {
         let tasks = rig.lease("w", rng.usize(1..4));
         for task in &tasks {
             self.check_leased(task);
+            self.check_order(rig, task.id);
         }
         if rng.u32(0..10) == 0 {
             rig.event(Event::Ungranted(tasks));
@@ -208,6 +232,27 @@ impl World {
             let first = *self.ran.entry(key).or_insert(id);
             assert_eq!(first, id, "a repetition of key {key} runs");
         }
+    }
+
+    /// Of its key, all that came before it have ended, and all that were started.
+    fn check_order(&mut self, rig: &mut Rig, id: TaskId) {
+        let Some((key, _)) = self.ordered.get(&id) else {
+            return;
+        };
+        let others = self.ordered.iter().filter(|(other, _)| **other != id);
+        let before = others.filter(|(other, (of, is_delayed))| {
+            let goes_before = **other < id && !is_delayed || self.started.contains(other);
+            of == key && goes_before
+        });
+        for (before, _) in before {
+            let state = rig.state(*before);
+            let ended = ["completed", "cancelled", "discarded", "gone"];
+            assert!(
+                ended.contains(&state.as_str()),
+                "{id} with key {key} starts while {before} is {state}"
+            );
+        }
+        self.started.insert(id);
     }
 
     fn report(&mut self, rig: &mut Rig, rng: &mut fastrand::Rng) {
@@ -241,7 +286,7 @@ impl World {
         if let Some(Answer::Reported(Err(error))) = rig.answer(call)
             && is_newest
             && !is_forgotten
-            && *error != crate::Error::LeaseLost(LeaseLost::Cancelled)
+            && !self.unwanted.contains(&held.id)
         {
             let moves = matches!(error, crate::Error::Unavailable { .. });
             assert!(moves, "{outcome:?} of {held:?} again got {error:?}");
@@ -262,6 +307,7 @@ impl World {
                 }
                 for task in tasks {
                     self.check_leased(&task);
+                    self.check_order(&mut rig, task.id);
                     let held = Held {
                         id: task.id,
                         token: task.token,

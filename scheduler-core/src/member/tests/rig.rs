@@ -10,15 +10,18 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    Config, Epoch, IdempotencyKey, LeaseToken, Offset, Outcome, Partition, Pipeline,
+    Config, Epoch, IdempotencyKey, LeaseToken, Offset, OrderingKey, Outcome, Partition, Pipeline,
     PipelineNumber, PipelineSpec, Revision, ShardId, Slot, TaskId, TaskOptions, Timestamp,
     action::{Action, Answer, CallId, Seen},
     call::{Held, LeasedTask, Poll},
-    member::{Call, Event, Member},
+    member::{Call, Event, Fleet, Member},
     port::{
         FailureKind,
         log::{Appended, Bounds, Fetched, NewTask, Record, RecordBody},
-        store::{Claimed, DueTasks, Flushed, KeyRow, ShardFlush, StoredState, StoredTask},
+        store::{
+            Claimed, DueTasks, Flushed, KeyRow, KeyedPage, KeyedTasks, Parked, ShardFlush,
+            StoredState, StoredTask,
+        },
     },
     shard::Loaded,
     watermark::{CHUNK_BITS, DoneChunk},
@@ -67,6 +70,7 @@ pub(super) struct Rig {
     pub(super) refusals: Vec<String>,
     pub(super) has_stopped: bool,
     last_call: u64,
+    pipeline: Pipeline,
     config: Config,
     pub(super) defaults: TaskOptions,
 }
@@ -96,6 +100,19 @@ impl Rig {
         config: Config,
         defaults: TaskOptions,
     ) -> Self {
+        let pipeline = Pipeline {
+            number: SHARD.pipeline,
+            path: crate::path("default", "app", "pipe").unwrap(),
+            revision: Revision(1),
+            spec: PipelineSpec {
+                steps: [].into(),
+                defaults: defaults.clone(),
+                n_partitions: 1,
+                ..PipelineSpec::default()
+            },
+            mode: crate::Mode::Active,
+            created_at: now,
+        };
         let mut rig = Self {
             member: Member::new(Arc::new(config.clone())),
             durable,
@@ -115,22 +132,11 @@ impl Rig {
             has_stopped: false,
             last_call: 0,
             config,
-            defaults: defaults.clone(),
+            pipeline: pipeline.clone(),
+            defaults,
         };
-        let pipeline = Arc::new(Pipeline {
-            number: SHARD.pipeline,
-            path: crate::path("default", "app", "pipe").unwrap(),
-            revision: Revision(1),
-            spec: PipelineSpec {
-                steps: [].into(),
-                defaults,
-                n_partitions: 1,
-            },
-            mode: crate::Mode::Active,
-            created_at: now,
-        });
         rig.event(Event::Proven(now));
-        rig.event(Event::Pipelines(vec![pipeline]));
+        rig.event(Event::Pipelines(vec![Arc::new(pipeline)]));
         rig.event(Event::Assigned((0..=255).map(Slot).collect()));
         rig
     }
@@ -138,6 +144,13 @@ impl Rig {
     /// The member dies; a new one takes over what is durable.
     pub(super) fn crash(self) -> Self {
         Self::on(self.durable, self.now, self.config, self.defaults)
+    }
+
+    /// Someone changes the pipeline.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Pipeline)) {
+        change(&mut self.pipeline);
+        let pipeline = Arc::new(self.pipeline.clone());
+        self.event(Event::Pipelines(vec![pipeline]));
     }
 
     pub(super) fn event(&mut self, event: Event) {
@@ -207,7 +220,7 @@ impl Rig {
     pub(super) fn poll_holding(&mut self, worker: &str, credit: usize, held: Vec<Held>) -> CallId {
         let mut poll = Poll::new(worker.try_into().unwrap(), credit);
         poll.held = held;
-        self.call(Call::Poll(SHARD.pipeline, poll))
+        self.call(Call::Poll(Fleet::Pipeline(SHARD.pipeline), poll))
     }
 
     /// Polls and gives what came at once.
@@ -350,7 +363,10 @@ impl Rig {
                 let ids = shards.into_iter().map(|(id, _)| id).collect();
                 events.push(Event::Released(ids));
             }
-            action @ (Action::Load(..) | Action::ReadDue(..) | Action::FindKey(..)) => {
+            action @ (Action::Load(..)
+            | Action::ReadDue(..)
+            | Action::ReadKeyed(..)
+            | Action::FindKey(..)) => {
                 self.n_reads += 1;
                 let read = self.read(action);
                 if self.holds_reads {
@@ -405,6 +421,10 @@ impl Rig {
             Action::ReadDue(epoch, page) => {
                 let due = self.durable.due(page.after, page.until, page.n_max);
                 Event::DueRead(page.shard, epoch, works.then_some(due))
+            }
+            Action::ReadKeyed(epoch, page) => {
+                let found = self.durable.keyed(&page);
+                Event::KeyedRead(page.shard, epoch, page.key, works.then_some(found))
             }
             Action::FindKey(id, epoch, key) => {
                 let row = self.durable.keys.get(&key).cloned();
@@ -480,6 +500,7 @@ impl Durable {
             next_due_at: self
                 .due((Timestamp::EPOCH, Offset::ZERO), Timestamp::EPOCH, 0)
                 .next_due_at,
+            has_keyed: self.rows.values().any(|row| key_of(row).is_some()),
             released: std::mem::take(&mut self.released),
         }
     }
@@ -516,6 +537,18 @@ impl Durable {
         }
     }
 
+    fn keyed(&self, page: &KeyedPage) -> KeyedTasks {
+        let rows = self.rows.range(page.from..).map(|(_, row)| row);
+        let mut tasks: Vec<_> = rows
+            .filter(|row| key_of(row) == Some(&page.key))
+            .take(page.n_max + 1)
+            .cloned()
+            .collect();
+        let next = tasks.get(page.n_max).map(|next| next.offset);
+        tasks.truncate(page.n_max);
+        KeyedTasks { tasks, next }
+    }
+
     fn load(&self, offset: Offset) -> Loaded {
         if let Some(row) = self.rows.get(&offset) {
             return Loaded::Stored(Box::new(row.clone()));
@@ -526,6 +559,20 @@ impl Durable {
             _ => Loaded::Missing,
         }
     }
+}
+
+/// The ordering key by which the store finds a task.
+fn key_of(row: &StoredTask) -> Option<&OrderingKey> {
+    let is_found = match &row.state {
+        StoredState::Parked {
+            kind: Parked::Scheduled,
+            ..
+        } => row.token != LeaseToken::NONE,
+        StoredState::Parked { .. } | StoredState::Running { .. } => true,
+        StoredState::Ended { .. } => false,
+    };
+    let options = row.task.options.as_ref().filter(|_| is_found)?;
+    options.key.as_ref()
 }
 
 pub(super) fn completed() -> Outcome {

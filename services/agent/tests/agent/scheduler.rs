@@ -256,4 +256,25 @@ impl PipelineService for FakeScheduler {
     ) -> Result<Response<pb::DeletePipelineResponse>, Status> {
         unasked()
     }
+
+    async fn pause(
+        &self,
+        _: Request<pb::PausePipelineRequest>,
+    ) -> Result<Response<pb::Pipeline>, Status> {
+        Err(Status::unimplemented("pause"))
+    }
+
+    async fn resume(
+        &self,
+        _: Request<pb::ResumePipelineRequest>,
+    ) -> Result<Response<pb::Pipeline>, Status> {
+        Err(Status::unimplemented("resume"))
+    }
+
+    async fn drain(
+        &self,
+        _: Request<pb::DrainPipelineRequest>,
+    ) -> Result<Response<pb::Pipeline>, Status> {
+        Err(Status::unimplemented("drain"))
+    }
 }

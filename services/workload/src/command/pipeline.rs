@@ -41,6 +41,33 @@ pub(crate) enum Command {
         /// The application.
         app: String,
     },
+    /// Start no more tasks of a pipeline until it is resumed.
+    Pause {
+        /// The application.
+        app: String,
+        /// The pipeline.
+        pipeline: String,
+        /// Why; shown with every task that waits.
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// Who pauses it; without it, the user of this computer.
+        #[arg(long, env = "USER", default_value = "")]
+        by: String,
+    },
+    /// Take and start tasks of a pipeline again.
+    Resume {
+        /// The application.
+        app: String,
+        /// The pipeline.
+        pipeline: String,
+    },
+    /// Take no more tasks until the pipeline is resumed; those that it has come to their end.
+    Drain {
+        /// The application.
+        app: String,
+        /// The pipeline.
+        pipeline: String,
+    },
     /// Delete a pipeline whose tasks have all ended.
     Delete {
         /// The application.
@@ -86,6 +113,24 @@ impl Command {
                     &answer.body["pipelines"],
                     &["name", "state", "revision", "created_at"],
                 )
+            }
+            Self::Pause {
+                app,
+                pipeline,
+                reason,
+                by,
+            } => {
+                let body = json!({"by": by, "reason": reason});
+                let path = format!("{}/pause", path_of(&app, &pipeline));
+                format.one(&api.post(&path, &body).await?.body)
+            }
+            Self::Resume { app, pipeline } => {
+                let path = format!("{}/resume", path_of(&app, &pipeline));
+                format.one(&api.post(&path, &Value::Null).await?.body)
+            }
+            Self::Drain { app, pipeline } => {
+                let path = format!("{}/drain", path_of(&app, &pipeline));
+                format.one(&api.post(&path, &Value::Null).await?.body)
             }
             Self::Delete { app, pipeline } => {
                 let path = path_of(&app, &pipeline);

@@ -24,7 +24,7 @@ pub(crate) enum Command {
         pipeline: String,
         /// The task's data: a JSON object, @FILE or - for standard input.
         data: String,
-        /// What is asked for it, as JSON, @FILE or -: delay, timeout, retry, metadata and so on.
+        /// What is asked for it, as JSON, @FILE or -: delay, priority, key, group, labels, timeout, retry and so on.
         #[arg(long)]
         options: Option<String>,
         /// Repeated submits with one key are one task.
@@ -69,6 +69,13 @@ pub(crate) enum Command {
         /// Where the page before ended.
         #[arg(long)]
         page_token: Option<String>,
+    },
+    /// Let a discarded task run again, with all its attempts.
+    Redrive {
+        /// The application.
+        app: String,
+        /// The task's id.
+        id: String,
     },
     /// Cancel a task.
     Cancel {
@@ -138,6 +145,11 @@ impl Command {
                         Ok(())
                     }
                 }
+            }
+            Self::Redrive { app, id } => {
+                let path = format!("{}/redrive", task_path(&app, &id));
+                let answer = api.post(&path, &Value::Null).await?;
+                format.one(&answer.body)
             }
             Self::Cancel { app, id } => {
                 let path = format!("{}/cancel", task_path(&app, &id));

@@ -123,5 +123,8 @@ fn merely_waits(row: &StoredTask) -> bool {
             ..
         }
     );
-    is_available && row.token == LeaseToken::NONE
+    // One that waits behind its key may be stored, so that a long line takes no room.
+    let options = row.task.options.as_ref();
+    let has_key = options.is_some_and(|options| options.key.is_some());
+    is_available && row.token == LeaseToken::NONE && !has_key
 }

@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
-    Epoch, IdempotencyKey, Offset, ShardId, Slot, TaskId, Timestamp,
+    Epoch, IdempotencyKey, Offset, OrderingKey, ShardId, Slot, TaskId, Timestamp,
     action::Action,
     member::Event,
     port::{
         FailureKind,
         log::{Fetch, Fetched, Fetches, NewRecord, NewTask},
         placement::PlacementEvent,
-        store::{Claim, Claimed, DuePage, Found, Lookup, ShardFlush},
+        store::{Claim, Claimed, DuePage, Found, KeyedPage, Lookup, ShardFlush},
     },
     shard::Loaded,
 };
@@ -43,6 +43,7 @@ pub(super) enum Job {
     FindKeys(Vec<(ShardId, Epoch, IdempotencyKey)>),
     Append(Vec<(ShardId, Epoch, IdempotencyKey)>),
     Due(Vec<(ShardId, Epoch)>),
+    Keyed(Vec<(ShardId, Epoch, OrderingKey)>),
     Trim,
     Beat(Option<u64>),
     Prove(Timestamp),
@@ -65,6 +66,7 @@ pub(super) struct Batch {
     keys: Vec<(ShardId, Epoch, IdempotencyKey)>,
     appends: Vec<(ShardId, Epoch, IdempotencyKey, NewTask)>,
     pages: Vec<(Epoch, DuePage)>,
+    keyed: Vec<(Epoch, KeyedPage)>,
     trims: Vec<(ShardId, Offset)>,
 }
 
@@ -104,6 +106,7 @@ impl World {
             }
             Action::Load(id, epoch, offset) => node.batch.loads.push((id, epoch, offset)),
             Action::ReadDue(epoch, page) => node.batch.pages.push((epoch, page)),
+            Action::ReadKeyed(epoch, page) => node.batch.keyed.push((epoch, page)),
             Action::FindKey(id, epoch, key) => node.batch.keys.push((id, epoch, key)),
             Action::AppendKeyed(id, epoch, key, task) => {
                 node.batch.appends.push((id, epoch, key, task));
@@ -144,6 +147,12 @@ impl World {
             let asked = batch.pages.iter().map(asked).collect();
             let pages = batch.pages.into_iter().map(|(_, page)| page).collect();
             self.start(member, Ask::Due(pages), Job::Due(asked));
+        }
+        if !batch.keyed.is_empty() {
+            let asked = |(epoch, page): &(Epoch, KeyedPage)| (page.shard, *epoch, page.key.clone());
+            let asked = batch.keyed.iter().map(asked).collect();
+            let pages = batch.keyed.into_iter().map(|(_, page)| page).collect();
+            self.start(member, Ask::Keyed(pages), Job::Keyed(asked));
         }
         if !batch.trims.is_empty() {
             self.start(member, Ask::Trim(batch.trims), Job::Trim);
@@ -364,6 +373,15 @@ fn events_of(job: Job, told: Told) -> Vec<Event> {
         }
         (Job::Due(asked), _) => {
             let failed = |(id, epoch)| Event::DueRead(id, epoch, None);
+            asked.into_iter().map(failed).collect()
+        }
+        (Job::Keyed(asked), Told::Keyed(pages)) => {
+            let pages = asked.into_iter().zip(pages);
+            let event = |((id, epoch, key), page)| Event::KeyedRead(id, epoch, key, Some(page));
+            pages.map(event).collect()
+        }
+        (Job::Keyed(asked), _) => {
+            let failed = |(id, epoch, key)| Event::KeyedRead(id, epoch, key, None);
             asked.into_iter().map(failed).collect()
         }
         (Job::Prove(asked_at), Told::Proven(true)) => vec![Event::Proven(asked_at)],

@@ -264,5 +264,6 @@ pub(crate) fn spec(n_partitions: u16) -> PipelineSpec {
         steps: [].into(),
         defaults: scheduler_core::TaskOptions::default(),
         n_partitions,
+        ..PipelineSpec::default()
     }
 }

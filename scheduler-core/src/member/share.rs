@@ -1,0 +1,252 @@
+//! Who of several tenants goes next: shares of workers by weight, and what each tenant may use at all.
+//!
+//! A tenant's *service* is the slots that its tasks took, times how long. The tenant with the least service
+//! by its weight goes first, where a task that was just started counts as long as tasks usually take.
+//! One that was away starts where the others are: it gets no more for having wanted nothing. This is start-time fair
+//! queueing (Goyal, Vin and Cheng, 1996), with the real cost of a task settled when it is known.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{Member, dispatch::fleets_of};
+use crate::{
+    Config, ShardId, TenantName, Timestamp,
+    pipeline::limits::Limit,
+    shard::{
+        Service,
+        limit::{Closed, Gauge},
+    },
+};
+
+/// How long a task is thought to take before any has ended, in milliseconds.
+const GUESS_MILLIS: u64 = 100;
+/// How many starts the mean takes into account, about.
+const MEAN_OVER: u64 = 1_024;
+
+/// What one tenant has in one pool.
+#[derive(Debug, Default)]
+struct Share {
+    /// Shards that may have something ready, each at most once.
+    ready: VecDeque<ShardId>,
+    in_ready: FxHashSet<ShardId>,
+    n_slots: u64,
+    slot_millis: u64,
+    at: Timestamp,
+}
+
+impl Share {
+    fn count(&mut self, now: Timestamp) {
+        let passed = now.as_millis().saturating_sub(self.at.as_millis());
+        self.slot_millis += self.n_slots * passed;
+        self.at = self.at.max(now);
+    }
+}
+
+/// The tenants of one pool.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    by_tenant: BTreeMap<TenantName, Share>,
+    n_ready: usize,
+    /// Service by weight that every tenant with something to do has had.
+    floor: f64,
+    /// What tasks usually take.
+    n_started: u64,
+    sum_millis: u64,
+}
+
+impl Shares {
+    pub(super) fn has_ready(&self) -> bool {
+        self.n_ready > 0
+    }
+
+    /// Whether more than one tenant has something ready.
+    pub(super) fn is_contended(&self) -> bool {
+        let ready = |share: &&Share| !share.ready.is_empty();
+        self.by_tenant.values().filter(ready).nth(1).is_some()
+    }
+
+    /// A shard of a tenant may have something ready.
+    pub(super) fn note_ready(
+        &mut self,
+        tenant: &TenantName,
+        id: ShardId,
+        weight: u32,
+        now: Timestamp,
+    ) {
+        let floor = self.floor;
+        let share = self.by_tenant.entry(tenant.clone()).or_default();
+        if !share.in_ready.insert(id) {
+            return;
+        }
+        if share.ready.is_empty() && share.n_slots == 0 {
+            share.count(now);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "milliseconds of service; a rounded one does no harm"
+            )]
+            let least = (floor * f64::from(weight)) as u64;
+            share.slot_millis = share.slot_millis.max(least);
+        }
+        share.ready.push_back(id);
+        self.n_ready += 1;
+    }
+
+    /// The next shard of the tenant that has had the least for its weight, of those that `may` have more.
+    pub(super) fn next(
+        &mut self,
+        now: Timestamp,
+        weight: impl Fn(&TenantName) -> u32,
+        may: impl Fn(&TenantName) -> bool,
+    ) -> Option<(TenantName, ShardId)> {
+        let usual = self.sum_millis.checked_div(self.n_started);
+        let usual = usual.unwrap_or(GUESS_MILLIS).max(1);
+        let mut least: Option<(f64, f64, TenantName)> = None;
+        for (tenant, share) in &mut self.by_tenant {
+            if share.ready.is_empty() || !may(tenant) {
+                continue;
+            }
+            share.count(now);
+            let weight = f64::from(weight(tenant));
+            #[expect(clippy::cast_precision_loss, reason = "only compared")]
+            let (had, has) = (share.slot_millis as f64, (share.n_slots * usual) as f64);
+            let total = (had + has) / weight;
+            if least.as_ref().is_none_or(|(other, _, _)| total < *other) {
+                least = Some((total, had / weight, tenant.clone()));
+            }
+        }
+        let (_, had, tenant) = least?;
+        self.floor = self.floor.max(had);
+        let share = self.by_tenant.get_mut(&tenant)?;
+        let id = share.ready.pop_front()?;
+        share.in_ready.remove(&id);
+        self.n_ready -= 1;
+        Some((tenant, id))
+    }
+
+    /// Counts what a shard of a tenant has used since.
+    pub(super) fn count(
+        &mut self,
+        tenant: &TenantName,
+        before: Service,
+        after: Service,
+        now: Timestamp,
+    ) {
+        let share = self.by_tenant.entry(tenant.clone()).or_default();
+        share.count(now);
+        share.n_slots = (share.n_slots + after.n_slots).saturating_sub(before.n_slots);
+        self.n_started += after.n_started - before.n_started;
+        self.sum_millis += after.slot_millis.saturating_sub(before.slot_millis);
+        if self.n_started > MEAN_OVER {
+            self.n_started /= 2;
+            self.sum_millis /= 2;
+        }
+    }
+
+    /// A shard is here no longer.
+    pub(super) fn forget(&mut self, tenant: &TenantName, id: ShardId) {
+        if let Some(share) = self.by_tenant.get_mut(tenant)
+            && share.in_ready.remove(&id)
+        {
+            share.ready.retain(|ready| *ready != id);
+            self.n_ready -= 1;
+        }
+    }
+}
+
+/// What all tenants use of this member, as far as they are limited.
+#[derive(Debug, Default)]
+pub(super) struct Tenants {
+    gauges: FxHashMap<TenantName, Gauge>,
+}
+
+impl Tenants {
+    fn limit<'a>(config: &'a Config, tenant: &TenantName) -> Option<&'a Limit> {
+        let limit = config.tenant_limits.get(tenant)?;
+        (!limit.is_none()).then_some(limit)
+    }
+
+    /// How many tasks of a tenant may start.
+    pub(super) fn room(&self, config: &Config, tenant: &TenantName, now: Timestamp) -> usize {
+        match (Self::limit(config, tenant), self.gauges.get(tenant)) {
+            (Some(limit), Some(gauge)) => gauge.room(limit, now),
+            (Some(limit), None) => Gauge::default().room(limit, now),
+            (None, _) => usize::MAX,
+        }
+    }
+
+    /// What keeps a tenant from starting another task, if anything does.
+    pub(super) fn closed(
+        &self,
+        config: &Config,
+        tenant: &TenantName,
+        now: Timestamp,
+    ) -> Option<Closed> {
+        let limit = Self::limit(config, tenant)?;
+        self.gauges.get(tenant)?.closed(limit, now)
+    }
+
+    pub(super) fn count(
+        &mut self,
+        config: &Config,
+        tenant: &TenantName,
+        before: Service,
+        after: Service,
+        now: Timestamp,
+    ) {
+        let Some(limit) = Self::limit(config, tenant) else {
+            return;
+        };
+        let gauge = self.gauges.entry(tenant.clone()).or_default();
+        let n_started = after.n_started - before.n_started;
+        for _ in 0..n_started {
+            gauge.started(limit, now);
+        }
+        let n_stopped = (before.n_running + n_started).saturating_sub(after.n_running);
+        for _ in 0..n_stopped {
+            gauge.stopped();
+        }
+    }
+
+    /// When the first tenant may start tasks again that waits for time alone.
+    pub(super) fn wake_at(&self, config: &Config, now: Timestamp) -> Option<Timestamp> {
+        let closed = self.gauges.iter().filter_map(|(tenant, gauge)| {
+            match gauge.closed(Self::limit(config, tenant)?, now)? {
+                Closed::Until(at) => Some(at),
+                Closed::Full(_) => None,
+            }
+        });
+        closed.min()
+    }
+}
+
+impl Member {
+    /// Counts for a tenant what a shard of it has used.
+    pub(super) fn count_service(
+        &mut self,
+        id: ShardId,
+        before: Service,
+        after: Service,
+        now: Timestamp,
+    ) {
+        let Some(pipeline) = self.pipelines.get(&id.pipeline) else {
+            return;
+        };
+        let tenant = &pipeline.path.tenant;
+        if pipeline.spec.pool.is_some() {
+            for fleet in fleets_of(pipeline) {
+                let shares = self.dispatcher.shares(&fleet);
+                shares.count(tenant, before, after, now);
+            }
+        }
+        if !self.config.tenant_limits.is_empty() {
+            let config = &self.config;
+            self.tenants.count(config, tenant, before, after, now);
+            self.tenants_at = self.tenants.wake_at(config, now);
+            if after.n_running < before.n_running {
+                self.dispatcher.stir_all();
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! One event for one task, and all that follows from it: what is counted, saved and told.
+
+use super::{
+    Shard,
+    save::Ack,
+    view,
+    window::{Hold, Shown, SlotRef},
+};
+use crate::{
+    LeaseLost, Timestamp,
+    action::Action,
+    port::store::Ending,
+    task::{
+        event::{Effect, Event, Refusal},
+        state::State,
+    },
+};
+
+impl Shard {
+    /// Applies one event to one task and follows it up.
+    pub(super) fn transition(
+        &mut self,
+        at: SlotRef,
+        event: Event,
+        ack: Option<Ack>,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Refusal> {
+        let Some(entry) = self.window.get_mut(at) else {
+            return Err(Refusal::WrongState);
+        };
+        let was_running = matches!(entry.task.state, State::Running(_));
+        let shown = match event {
+            Event::Leased { .. } | Event::Adopted { .. } | Event::Renewed { .. } => None,
+            Event::Reported { .. }
+            | Event::TimerFired
+            | Event::CancelRequested
+            | Event::Redriven => Some(view::shown(&entry.task)),
+        };
+        let effect = entry.task.apply(event, now, &self.rules, &mut self.rng)?;
+        let is_running = matches!(entry.task.state, State::Running(_));
+        match entry.hold {
+            Hold::Aside(_) => {
+                entry.hold = Hold::None;
+                self.n_aside -= 1;
+            }
+            Hold::Behind if is_running => entry.hold = Hold::None,
+            Hold::None | Hold::Key | Hold::Adoption | Hold::Behind => {}
+        }
+        match (was_running, is_running) {
+            (false, true) => self.note_started(at, now),
+            (true, false) => self.note_stopped(at, now),
+            (false, false) | (true, true) => {}
+        }
+        match effect {
+            Effect::GoOn => {
+                self.window.recount(at);
+                self.place(at, now);
+            }
+            Effect::SaveFirst => self.save_changed(at, shown, ack),
+            Effect::SaveAndTell(why) => {
+                self.save_changed(at, shown, ack);
+                self.tell_lost(at, why, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn save_changed(&mut self, at: SlotRef, shown: Option<Shown>, ack: Option<Ack>) {
+        if let Some(entry) = self.window.get_mut(at)
+            && entry.shown.is_none()
+        {
+            entry.shown = shown;
+        }
+        self.window.recount(at);
+        self.timers.disarm(at.slot);
+        self.save_now(at, ack);
+    }
+
+    /// Tells the worker of a task that it lost its lease.
+    fn tell_lost(&mut self, at: SlotRef, why: LeaseLost, out: &mut Vec<Action>) {
+        let Some(entry) = self.window.get(at) else {
+            return;
+        };
+        let held = crate::call::Held {
+            id: crate::TaskId {
+                shard: self.id,
+                offset: entry.task.offset,
+            },
+            token: entry.task.token,
+        };
+        if matches!(entry.task.state, State::Ended { .. }) {
+            // How it ended must not show before it is durable.
+            self.tell_when_saved(at, Ack::Lost(held, why));
+        } else {
+            out.push(Action::LeaseEnded(held, why));
+        }
+    }
+
+    /// Counts a task that runs from now on.
+    pub(super) fn note_started(&mut self, at: SlotRef, now: Timestamp) {
+        self.n_running += 1;
+        self.gauge.started(&self.limits.all, now);
+        let Some(entry) = self.window.get_mut(at) else {
+            return;
+        };
+        entry.cost = entry.task.cost(&self.rules);
+        self.service.started(entry.cost, now);
+        let offset = entry.task.offset;
+        self.outage.started(offset);
+        entry.counted_in = entry.task.group(&self.rules).cloned();
+        self.gauge.note_holder(&self.limits.all, offset);
+        if let Some(group) = &entry.counted_in {
+            let limit = &self.limits.group;
+            self.ready.group_started(group, offset, limit, now);
+        }
+        if let Some(key) = self.key_of(at) {
+            self.order.started(&key, offset);
+        }
+    }
+
+    /// Counts a task that runs no longer, and what became of it.
+    pub(super) fn note_stopped(&mut self, at: SlotRef, now: Timestamp) {
+        self.n_running -= 1;
+        self.gauge.stopped();
+        let Some(entry) = self.window.get_mut(at) else {
+            return;
+        };
+        self.service.stopped(entry.cost, now);
+        let offset = entry.task.offset;
+        self.gauge.forget_holder(offset);
+        if let Some(group) = entry.counted_in.take() {
+            let limit = &self.limits.group;
+            self.ready.group_stopped(&group, offset, limit, now);
+        }
+        let task = &entry.task;
+        self.outage.stopped(offset, now);
+        if let Some(options) = task.options()
+            && let Some(key) = &options.key
+        {
+            self.order.stopped(key, offset);
+        }
+        match &task.state {
+            State::Ended {
+                ending: Ending::Completed { .. },
+                ..
+            } => self.outage.succeeded(),
+            State::Ended {
+                ending: Ending::Discarded,
+                ..
+            } if task.is_exhausted(&self.rules) => {
+                self.outage.discarded();
+            }
+            State::Retryable { .. } => {
+                if let Some(error) = task.errors().last()
+                    && error.attempt > task.attempt
+                {
+                    self.outage.denied(&error.failure, now);
+                }
+            }
+            _ => {}
+        }
+        self.rules.may_discard = self.outage.may_discard();
+    }
+}
