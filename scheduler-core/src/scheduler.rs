@@ -217,6 +217,18 @@ impl Scheduler {
         Ok(pipeline.path.clone())
     }
 
+    /// Where the pipeline of a task is, whoever asks: for workers that serve several tenants, see
+    /// [`lease_from_pool`](Self::lease_from_pool). Never pass it on to a tenant.
+    ///
+    /// # Errors
+    /// `NotFound`: the id is of no pipeline.
+    pub fn owner_of(&self, id: TaskId) -> Result<PipelinePath, Error> {
+        let directory = self.shared.directory.borrow();
+        let found = directory.by_number.get(&id.shard.pipeline);
+        let found = found.map(|pipeline| pipeline.path.clone());
+        found.ok_or_else(|| Error::not_found("task", id))
+    }
+
     /// The pipeline of a task, if it is the tenant's: to everyone else the task does not exist.
     fn pipeline_of(&self, tenant: &TenantName, id: TaskId) -> Result<Arc<Pipeline>, Error> {
         let directory = self.shared.directory.borrow();

@@ -6,12 +6,15 @@ use serde::de::IgnoredAny;
 
 use super::{Scheduler, misfit};
 use crate::{
-    Error, Invalid, Outcome, PipelinePath, TaskId, TenantName,
+    Error, Invalid, Outcome, PipelinePath, PoolName, TaskId, TenantName,
     action::Answer,
     call::{Heartbeat, Held, Leased, Poll, Report, TaskView},
     driver::stopping,
     member::{Call, Fleet},
-    task::{DETAIL_LEN_MAX, options::DELAY_MAX},
+    task::{
+        DETAIL_LEN_MAX,
+        options::{DELAY_MAX, LABELS_MAX},
+    },
 };
 
 /// The most tasks of one poll.
@@ -30,18 +33,29 @@ impl Scheduler {
     /// Tasks that were granted to a dropped call are taken back at once and cost no attempt.
     pub async fn lease(&self, path: &PipelinePath, poll: Poll) -> Result<Leased, Error> {
         let pipeline = self.find_pipeline(path)?;
-        if poll.credit > CREDIT_MAX {
-            return Err(Invalid::new("credit", "must be at most 256").into());
-        }
-        if poll.held.len() > HELD_MAX {
-            return Err(Invalid::new("held", "must be at most 4096 leases").into());
-        }
+        check_poll(&poll)?;
         let foreign = |held: &Held| held.id.shard.pipeline != pipeline.number;
         if let Some(held) = poll.held.iter().find(|held| foreign(held)) {
             return Err(Error::not_found("task", held.id));
         }
-        let poll = Call::Poll(Fleet::Pipeline(pipeline.number), poll);
-        match self.driver()?.ask(poll).await? {
+        self.poll(Fleet::Pipeline(pipeline.number), poll).await
+    }
+
+    /// Leases tasks of all pipelines in a pool, whoever owns them, by the weights of their tenants. For workers in
+    /// this process that serve several tenants: [`owner_of`](Self::owner_of) tells for whom a task is to be reported.
+    ///
+    /// # Errors
+    /// `Invalid`, `Overloaded`. A pool without pipelines waits for one.
+    ///
+    /// # Cancel safety
+    /// As [`lease`](Self::lease).
+    pub async fn lease_from_pool(&self, pool: &PoolName, poll: Poll) -> Result<Leased, Error> {
+        check_poll(&poll)?;
+        self.poll(Fleet::Pool(pool.clone()), poll).await
+    }
+
+    async fn poll(&self, fleet: Fleet, poll: Poll) -> Result<Leased, Error> {
+        match self.driver()?.ask(Call::Poll(fleet, poll)).await? {
             Answer::Leased(leased) => leased,
             _ => Err(misfit()),
         }
@@ -213,4 +227,17 @@ impl Scheduler {
             Err(error) => vec![Err(error); n],
         }
     }
+}
+
+fn check_poll(poll: &Poll) -> Result<(), Invalid> {
+    if poll.credit > CREDIT_MAX {
+        return Err(Invalid::new("credit", "must be at most 256"));
+    }
+    if poll.held.len() > HELD_MAX {
+        return Err(Invalid::new("held", "must be at most 4096 leases"));
+    }
+    if poll.labels.len() > LABELS_MAX {
+        return Err(Invalid::new("labels", "must be at most 16"));
+    }
+    Ok(())
 }

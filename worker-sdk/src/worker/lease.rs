@@ -107,6 +107,8 @@ impl Leases {
             return false;
         };
         match &mut lease.phase {
+            // Its outcome is on its way, and the scheduler judges it.
+            Phase::Running(running) if running.abort.is_finished() => false,
             Phase::Running(running) => {
                 // First the word, so that what runs apart from the future hears it in any case.
                 running.link.cancel();

@@ -124,7 +124,10 @@ impl<T: Transport, H: Handler> Runner<T, H> {
                 return ended;
             }
             let due = self.next_due(now);
+            // Handlers before answers: work that is done is reported even if its lease was lost just now, since nobody
+            // else may have the task.
             tokio::select! {
+                biased;
                 () = &mut shutdown, if self.grace_until.is_none() => self.drain(),
                 Some(ended) = self.handlers.join_next_with_id() => self.handler_ended(ended),
                 // A call that was given up has no answer.
