@@ -9,12 +9,12 @@ use std::{
 
 use async_trait::async_trait;
 use scheduler_core::{
-    Epoch, LeaseToken, OrderingKey, PipelineNumber, ShardId,
+    Epoch, PipelineNumber, ShardId,
     port::{
         PortError, TaskStore,
         store::{
             Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyedPage, KeyedTasks, ListPage,
-            Lookup, Parked, ShardFlush, StateName, StoredState, StoredTask,
+            Lookup, ShardFlush, StateName, StoredState, StoredTask,
         },
     },
 };
@@ -96,23 +96,9 @@ fn task_row(task: &StoredTask) -> TaskRow {
         accepted_at: time_key(task.accepted_at),
         due_at,
         keep_until,
-        ordering_key: ordering_key(task).map(|key| key.as_str().into()),
+        ordering_key: task.ordering_key().map(|key| key.as_str().into()),
         body: encode_task(task),
     }
-}
-
-/// The key by which a task is found: not of one that has ended, or is to run later and never did.
-fn ordering_key(task: &StoredTask) -> Option<&OrderingKey> {
-    let is_found = match task.state {
-        StoredState::Parked {
-            kind: Parked::Scheduled,
-            ..
-        } => task.token != LeaseToken::NONE,
-        StoredState::Parked { .. } | StoredState::Running { .. } => true,
-        StoredState::Ended { .. } => false,
-    };
-    let options = task.task.options.as_ref().filter(|_| is_found)?;
-    options.key.as_ref()
 }
 
 /// What the rows take in memory, about.

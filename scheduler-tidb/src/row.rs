@@ -8,7 +8,7 @@ pub(crate) use self::json::{
 
 use bytes::Bytes;
 use scheduler_core::{
-    LeaseToken, Offset, OrderingKey, Partition, PipelineNumber, ShardId, Timestamp,
+    LeaseToken, Offset, Partition, PipelineNumber, ShardId, Timestamp,
     port::{
         BoxError,
         log::NewTask,
@@ -129,20 +129,6 @@ fn decode_task(row: &MySqlRow, offset: Offset) -> Result<StoredTask, BoxError> {
             None => Vec::new(),
         },
     })
-}
-
-/// The ordering key by which a task is found: not of one that has ended, or is to run later and never did.
-pub(crate) fn ordering_key(task: &StoredTask) -> Option<&OrderingKey> {
-    let is_found = match task.state {
-        StoredState::Parked {
-            kind: Parked::Scheduled,
-            ..
-        } => task.token != LeaseToken::NONE,
-        StoredState::Parked { .. } | StoredState::Running { .. } => true,
-        StoredState::Ended { .. } => false,
-    };
-    let options = task.task.options.as_deref().filter(|_| is_found)?;
-    options.key.as_ref()
 }
 
 /// What one row of `task` or `completed_task` is written from.

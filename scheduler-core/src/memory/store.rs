@@ -10,12 +10,12 @@ use async_trait::async_trait;
 
 use super::lock;
 use crate::{
-    Epoch, IdempotencyKey, LeaseToken, Offset, OrderingKey, PipelineNumber, ShardId, Timestamp,
+    Epoch, IdempotencyKey, Offset, OrderingKey, PipelineNumber, ShardId, Timestamp,
     port::{
         Clock, FailureKind, PortError, TaskStore,
         store::{
             Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyRow, KeyedPage, KeyedTasks,
-            ListPage, Lookup, Parked, ShardFlush, StoredState, StoredTask, cut_page,
+            ListPage, Lookup, ShardFlush, StoredState, StoredTask, cut_page,
         },
     },
     watermark::{CHUNK_BITS, DoneChunk},
@@ -56,20 +56,6 @@ impl Store {
             shards: Arc::default(),
         }
     }
-}
-
-/// The ordering key by which a task is found: not of one that has ended, or is to run later and never did.
-fn key_of(task: &StoredTask) -> Option<OrderingKey> {
-    let is_found = match task.state {
-        StoredState::Parked {
-            kind: Parked::Scheduled,
-            ..
-        } => task.token != LeaseToken::NONE,
-        StoredState::Parked { .. } | StoredState::Running { .. } => true,
-        StoredState::Ended { .. } => false,
-    };
-    let options = task.task.options.as_ref().filter(|_| is_found)?;
-    options.key.clone()
 }
 
 impl Shard {
@@ -160,8 +146,8 @@ impl Shard {
             }
             StoredState::Running { .. } => {}
         }
-        if let Some(key) = key_of(task) {
-            self.keyed.insert((key, task.offset));
+        if let Some(key) = task.ordering_key() {
+            self.keyed.insert((key.clone(), task.offset));
         }
         self.tasks.insert(task.offset, task.clone());
     }
@@ -170,8 +156,8 @@ impl Shard {
         let Some(task) = self.tasks.remove(&offset) else {
             return;
         };
-        if let Some(key) = key_of(&task) {
-            self.keyed.remove(&(key, offset));
+        if let Some(key) = task.ordering_key() {
+            self.keyed.remove(&(key.clone(), offset));
         }
         match task.state {
             StoredState::Parked { due_at, .. } => {

@@ -263,8 +263,7 @@ pub struct DueTasks {
     pub next_due_at: Option<Timestamp>,
 }
 
-/// Which tasks with an ordering key to read: those that have not ended, but not the scheduled ones that were never
-/// leased.
+/// Which tasks with an ordering key to read: those of which [`StoredTask::ordering_key`] is the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyedPage {
     /// The shard.
@@ -324,6 +323,22 @@ pub struct ListPage {
 }
 
 impl StoredTask {
+    /// The ordering key by which [`TaskStore::keyed`] finds it: of a task that has not ended, unless it was asked to
+    /// run later and never was leased, since such a one joins its key only when it is due.
+    #[must_use]
+    pub fn ordering_key(&self) -> Option<&OrderingKey> {
+        let is_found = match self.state {
+            StoredState::Parked {
+                kind: Parked::Scheduled,
+                ..
+            } => self.token != LeaseToken::NONE,
+            StoredState::Parked { .. } | StoredState::Running { .. } => true,
+            StoredState::Ended { .. } => false,
+        };
+        let options = self.task.options.as_ref().filter(|_| is_found)?;
+        options.key.as_ref()
+    }
+
     /// Bytes of its data, result and errors.
     #[must_use]
     pub fn n_bytes(&self) -> usize {

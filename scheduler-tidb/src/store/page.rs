@@ -70,15 +70,10 @@ async fn due_once(pool: &Arc<Pool>, pages: &[DuePage]) -> Result<Vec<DueTasks>, 
     let selects: Vec<_> = selects.collect();
     let mut candidates = read_candidates(&mut session, &selects).await?;
     candidates.sort_unstable_by_key(|found| (found.page, found.at, found.offset));
-    let mut by_page = candidates
-        .chunk_by(|one, other| one.page == other.page)
-        .peekable();
     let mut wanted = Vec::new();
     let mut cuts = Vec::with_capacity(pages.len());
     for (n, page) in pages.iter().enumerate() {
-        let found = by_page
-            .next_if(|found| found[0].page == n)
-            .unwrap_or_default();
+        let found = of_page(&candidates, n);
         let is_due = |found: &&Candidate| found.at.is_some_and(|at| at <= page.until);
         let due = found.iter().take_while(is_due);
         let n_taken = n_fitting(due, page.n_max, page.bytes_max);
@@ -96,6 +91,13 @@ async fn due_once(pool: &Arc<Pool>, pages: &[DuePage]) -> Result<Vec<DueTasks>, 
         }
     };
     Ok(pages.iter().zip(cuts).map(page).collect())
+}
+
+/// What was found for one page, among what is in the order of pages.
+fn of_page(candidates: &[Candidate], page: usize) -> &[Candidate] {
+    let from = candidates.partition_point(|found| found.page < page);
+    let to = candidates.partition_point(|found| found.page <= page);
+    &candidates[from..to]
 }
 
 /// How many of the first tasks a page has: one at least, if there is any.
@@ -141,15 +143,10 @@ async fn keyed_once(pool: &Arc<Pool>, pages: &[KeyedPage]) -> Result<Vec<KeyedTa
     let selects: Vec<_> = pages.iter().enumerate().map(select).collect();
     let mut candidates = read_candidates(&mut session, &selects).await?;
     candidates.sort_unstable_by_key(|found| (found.page, found.offset));
-    let mut by_page = candidates
-        .chunk_by(|one, other| one.page == other.page)
-        .peekable();
     let mut wanted = Vec::new();
     let mut cuts = Vec::with_capacity(pages.len());
     for (n, page) in pages.iter().enumerate() {
-        let found = by_page
-            .next_if(|found| found[0].page == n)
-            .unwrap_or_default();
+        let found = of_page(&candidates, n);
         let n_taken = n_fitting(found.iter(), page.n_max, page.bytes_max);
         let (taken, rest) = found.split_at(n_taken);
         wanted.extend(taken.iter().map(|found| (page.shard, *found)));
@@ -194,15 +191,10 @@ async fn list_once(
     let mut candidates = read_candidates(&mut session, &selects).await?;
     candidates.sort_unstable_by_key(|found| (found.page, std::cmp::Reverse(found.offset)));
     candidates.dedup_by_key(|found| (found.page, found.offset));
-    let mut by_page = candidates
-        .chunk_by(|one, other| one.page == other.page)
-        .peekable();
     let mut wanted = Vec::new();
     let mut cuts = Vec::with_capacity(pages.len());
     for (n, page) in pages.iter().enumerate() {
-        let found = by_page
-            .next_if(|found| found[0].page == n)
-            .unwrap_or_default();
+        let found = of_page(&candidates, n);
         let mut n_bytes = 0;
         let fit = found.iter().take(page.n_max).take_while(|found| {
             let fits = n_bytes < page.bytes_max;

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, MySql, mysql::MySqlArguments, query::Query};
 
 use crate::{
     key::{is_shard, join, quoted, quoted_time, time_text},
-    row::{FORMAT, TaskRow, ordering_key},
+    row::{FORMAT, TaskRow},
     session::Session,
 };
 
@@ -77,7 +77,7 @@ pub(super) static TASKS: Replace = Replace {
             .bind(due_at.map(time_text))
             .bind(worker.map(|worker| worker.as_str().to_owned()))
             .bind(leased_at.map(time_text))
-            .bind(ordering_key(row.task).map(ToString::to_string))
+            .bind(row.task.ordering_key().map(ToString::to_string))
     },
     sql: [const { OnceLock::new() }; SIZES.len()],
 };

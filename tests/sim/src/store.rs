@@ -7,10 +7,10 @@ use std::{
 };
 
 use scheduler_core::{
-    Epoch, IdempotencyKey, LeaseToken, Offset, OrderingKey, ShardId, TaskId, Timestamp,
+    Epoch, IdempotencyKey, Offset, ShardId, TaskId, Timestamp,
     port::store::{
         Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyRow, KeyedPage, KeyedTasks, Lookup,
-        Parked, ShardFlush, StoredState, StoredTask,
+        ShardFlush, StoredState, StoredTask,
     },
     watermark::{CHUNK_BITS, DoneChunk},
 };
@@ -77,7 +77,10 @@ impl Store {
             seen_end: rows.seen_end,
             running: rows.tasks.values().filter(is_running).cloned().collect(),
             next_due_at: rows.parked.first().map(|(due_at, _)| *due_at),
-            has_keyed: rows.tasks.values().any(|task| key_of(task).is_some()),
+            has_keyed: rows
+                .tasks
+                .values()
+                .any(|task| task.ordering_key().is_some()),
             released: std::mem::take(&mut rows.released),
         }
     }
@@ -130,7 +133,7 @@ impl Store {
         let rows = self.shards.get(&page.shard);
         let tasks = rows.map(|rows| rows.tasks.range(page.from..).map(|(_, task)| task));
         let keyed = tasks.into_iter().flatten();
-        let mut keyed = keyed.filter(|task| key_of(task) == Some(&page.key));
+        let mut keyed = keyed.filter(|task| task.ordering_key() == Some(&page.key));
         let tasks: Vec<_> = keyed.by_ref().take(page.n_max).cloned().collect();
         let next = keyed.next().map(|task| task.offset);
         KeyedTasks { tasks, next }
@@ -273,20 +276,6 @@ impl ShardRows {
             next_due_at: None,
         }
     }
-}
-
-/// The ordering key by which a task is found.
-fn key_of(task: &StoredTask) -> Option<&OrderingKey> {
-    let is_found = match task.state {
-        StoredState::Parked {
-            kind: Parked::Scheduled,
-            ..
-        } => task.token != LeaseToken::NONE,
-        StoredState::Parked { .. } | StoredState::Running { .. } => true,
-        StoredState::Ended { .. } => false,
-    };
-    let options = task.task.options.as_ref().filter(|_| is_found)?;
-    options.key.as_ref()
 }
 
 fn has_bit(chunk: &DoneChunk, offset: u64) -> bool {

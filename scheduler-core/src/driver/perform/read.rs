@@ -1,5 +1,7 @@
 //! Reads from store and log, each on its own where one of many is damaged.
 
+use std::pin::Pin;
+
 use super::warn_port;
 use crate::{
     Offset, ShardId,
@@ -11,69 +13,71 @@ use crate::{
     shard::Loaded,
 };
 
+/// A call of the store that answers each thing asked.
+type Read<Q, A> =
+    for<'a> fn(
+        &'a dyn TaskStore,
+        &'a [Q],
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<A>, PortError>> + Send + 'a>>;
+
 /// Reads together, and one by one where something among it is damaged, so that it holds up no other shard.
+async fn each<Q, A: Clone>(
+    store: &dyn TaskStore,
+    asked: &[Q],
+    doing: &'static str,
+    read: Read<Q, A>,
+) -> Vec<Result<A, FailureKind>> {
+    let failed = |err: PortError| {
+        warn_port(&err, doing);
+        err.kind()
+    };
+    match read(store, asked).await.map_err(failed) {
+        Ok(found) => found.into_iter().map(Ok).collect(),
+        Err(FailureKind::Damaged) if asked.len() > 1 => {
+            let mut found = Vec::with_capacity(asked.len());
+            for one in asked {
+                let answers = read(store, std::slice::from_ref(one)).await;
+                let answer = answers.map_err(failed);
+                found.push(answer.and_then(|mut one| one.pop().ok_or(FailureKind::Damaged)));
+            }
+            found
+        }
+        Err(kind) => vec![Err(kind); asked.len()],
+    }
+}
+
 pub(super) async fn get_each(
     store: &dyn TaskStore,
     lookups: &[Lookup],
 ) -> Vec<Result<Option<Found>, FailureKind>> {
-    let failed = |err: PortError| {
-        warn_port(&err, "read from the store");
-        err.kind()
-    };
-    match store.get(lookups).await.map_err(failed) {
-        Ok(found) => found.into_iter().map(Ok).collect(),
-        Err(FailureKind::Damaged) if lookups.len() > 1 => {
-            let mut found = Vec::with_capacity(lookups.len());
-            for lookup in lookups {
-                let one = store.get(std::slice::from_ref(lookup)).await;
-                found.push(one.map_err(failed).map(|mut one| one.pop().flatten()));
-            }
-            found
-        }
-        Err(kind) => vec![Err(kind); lookups.len()],
-    }
+    each(store, lookups, "read from the store", |store, lookups| {
+        store.get(lookups)
+    })
+    .await
 }
 
-/// The same for pages of due tasks; `None` could not be read.
+/// `None` could not be read.
 pub(super) async fn due_each(store: &dyn TaskStore, pages: &[DuePage]) -> Vec<Option<DueTasks>> {
-    let failed = |err: PortError| {
-        warn_port(&err, "read due tasks");
-        err.kind()
-    };
-    match store.due(pages).await.map_err(failed) {
-        Ok(due) => due.into_iter().map(Some).collect(),
-        Err(FailureKind::Damaged) if pages.len() > 1 => {
-            let mut due = Vec::with_capacity(pages.len());
-            for page in pages {
-                let one = store.due(std::slice::from_ref(page)).await;
-                due.push(one.map_err(failed).ok().and_then(|mut one| one.pop()));
-            }
-            due
-        }
-        Err(_) => vec![None; pages.len()],
-    }
+    let found = each(store, pages, "read due tasks", |store, pages| {
+        store.due(pages)
+    })
+    .await;
+    found.into_iter().map(Result::ok).collect()
 }
 
+/// `None` could not be read.
 pub(super) async fn keyed_each(
     store: &dyn TaskStore,
     pages: &[KeyedPage],
 ) -> Vec<Option<KeyedTasks>> {
-    let failed = |err: PortError| {
-        warn_port(&err, "read tasks with an ordering key");
-        err.kind()
-    };
-    match store.keyed(pages).await.map_err(failed) {
-        Ok(found) => found.into_iter().map(Some).collect(),
-        Err(FailureKind::Damaged) if pages.len() > 1 => {
-            let mut found = Vec::with_capacity(pages.len());
-            for page in pages {
-                let one = store.keyed(std::slice::from_ref(page)).await;
-                found.push(one.map_err(failed).ok().and_then(|mut one| one.pop()));
-            }
-            found
-        }
-        Err(_) => vec![None; pages.len()],
-    }
+    let found = each(
+        store,
+        pages,
+        "read tasks with an ordering key",
+        |store, pages| store.keyed(pages),
+    )
+    .await;
+    found.into_iter().map(Result::ok).collect()
 }
 
 pub(super) async fn read_log(ports: &Ports, id: ShardId, offset: Offset) -> Loaded {

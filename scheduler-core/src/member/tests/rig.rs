@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    Config, Epoch, IdempotencyKey, LeaseToken, Offset, OrderingKey, Outcome, Partition, Pipeline,
+    Config, Epoch, IdempotencyKey, LeaseToken, Offset, Outcome, Partition, Pipeline,
     PipelineNumber, PipelineSpec, Revision, ShardId, Slot, TaskId, TaskOptions, Timestamp,
     action::{Action, Answer, CallId, Seen},
     call::{Held, LeasedTask, Poll},
@@ -19,8 +19,8 @@ use crate::{
         FailureKind,
         log::{Appended, Bounds, Fetched, NewTask, Record, RecordBody},
         store::{
-            Claimed, DueTasks, Flushed, KeyRow, KeyedPage, KeyedTasks, Parked, ShardFlush,
-            StoredState, StoredTask,
+            Claimed, DueTasks, Flushed, KeyRow, KeyedPage, KeyedTasks, ShardFlush, StoredState,
+            StoredTask,
         },
     },
     shard::Loaded,
@@ -500,7 +500,7 @@ impl Durable {
             next_due_at: self
                 .due((Timestamp::EPOCH, Offset::ZERO), Timestamp::EPOCH, 0)
                 .next_due_at,
-            has_keyed: self.rows.values().any(|row| key_of(row).is_some()),
+            has_keyed: self.rows.values().any(|row| row.ordering_key().is_some()),
             released: std::mem::take(&mut self.released),
         }
     }
@@ -540,7 +540,7 @@ impl Durable {
     fn keyed(&self, page: &KeyedPage) -> KeyedTasks {
         let rows = self.rows.range(page.from..).map(|(_, row)| row);
         let mut tasks: Vec<_> = rows
-            .filter(|row| key_of(row) == Some(&page.key))
+            .filter(|row| row.ordering_key() == Some(&page.key))
             .take(page.n_max + 1)
             .cloned()
             .collect();
@@ -559,20 +559,6 @@ impl Durable {
             _ => Loaded::Missing,
         }
     }
-}
-
-/// The ordering key by which the store finds a task.
-fn key_of(row: &StoredTask) -> Option<&OrderingKey> {
-    let is_found = match &row.state {
-        StoredState::Parked {
-            kind: Parked::Scheduled,
-            ..
-        } => row.token != LeaseToken::NONE,
-        StoredState::Parked { .. } | StoredState::Running { .. } => true,
-        StoredState::Ended { .. } => false,
-    };
-    let options = row.task.options.as_ref().filter(|_| is_found)?;
-    options.key.as_ref()
 }
 
 pub(super) fn completed() -> Outcome {
