@@ -220,12 +220,23 @@ impl Shard {
 
     /// Takes over a changed pipeline.
     pub fn set_pipeline(&mut self, pipeline: &crate::Pipeline, now: Timestamp) {
-        self.rules.defaults = pipeline.spec.defaults.clone();
+        let defaults = &pipeline.spec.defaults;
+        let is_other = self.rules.defaults != *defaults;
+        self.rules.defaults = defaults.clone();
         self.revision = pipeline.revision;
         self.mode = pipeline.mode.clone();
         if self.limits != pipeline.spec.limits {
             self.limits = pipeline.spec.limits;
             self.ready.judge_groups(&self.limits.group, now);
+        }
+        if is_other {
+            // Those that wait may need other workers now, or be of another group.
+            for at in self.ready.take_all() {
+                if let Some(entry) = self.window.get_mut(at) {
+                    entry.queued = false;
+                    self.place(at, now);
+                }
+            }
         }
     }
 

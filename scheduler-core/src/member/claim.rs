@@ -10,7 +10,7 @@ use std::{
 
 use rustc_hash::FxHashSet;
 
-use super::{Deferred, Member, shards_of};
+use super::{Deferred, Member, shards_of, share::count_shares};
 use crate::{
     Error, Offset, Pipeline, PipelineNumber, ShardId, Slot, Timestamp,
     action::{Action, Answer, Seen},
@@ -139,7 +139,8 @@ impl Member {
                             self.touched.insert(id);
                             let used = shard.service();
                             if known.is_some_and(|known| known.spec.pool != pipeline.spec.pool) {
-                                self.count_service(id, Service::default(), used, now);
+                                let dispatcher = &mut self.dispatcher;
+                                count_shares(dispatcher, &pipeline, used.idle(), used, now);
                             }
                         }
                         None => self.want(id, now),
@@ -152,20 +153,10 @@ impl Member {
     /// The shards of a pipeline no longer count where they did.
     fn leave_pool(&mut self, pipeline: &Pipeline) {
         for id in shards_of(pipeline) {
-            let used = self.shards.get(&id).map(Shard::service);
-            self.stop_counting(id, used);
-        }
-    }
-
-    fn stop_counting(&mut self, id: ShardId, used: Option<Service>) {
-        if let Some(used) = used {
-            let unused = Service {
-                n_slots: 0,
-                n_running: 0,
-                ..used
-            };
-            self.count_service(id, used, unused, used.at);
-            self.forget_ready(id);
+            if let Some(used) = self.shards.get(&id).map(Shard::service) {
+                count_shares(&mut self.dispatcher, pipeline, used, used.idle(), used.at);
+                self.forget_ready(id);
+            }
         }
     }
 
@@ -206,7 +197,9 @@ impl Member {
             self.n_bytes -= shard.n_bytes();
             self.n_tasks -= shard.n_window();
             self.touched.insert(id);
-            self.stop_counting(id, Some(shard.service()));
+            let used = shard.service();
+            self.count_service(id, used, used.idle(), used.at);
+            self.forget_ready(id);
             shard.abandon(out);
         }
     }

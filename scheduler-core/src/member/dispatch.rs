@@ -229,7 +229,7 @@ impl Member {
         }
         self.touched.extend(touched);
         if self.tenants_at.is_some_and(|at| at <= now) {
-            self.tenants_at = None;
+            self.tenants_at = self.tenants.wake_at(&self.config, now);
             self.dispatcher.stir_all();
         }
         if proven && !self.stopping {

@@ -9,9 +9,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Member, dispatch::fleets_of};
+use super::{
+    Member,
+    dispatch::{Dispatcher, fleets_of},
+};
 use crate::{
-    Config, ShardId, TenantName, Timestamp,
+    Config, Pipeline, ShardId, TenantName, Timestamp,
     pipeline::limits::Limit,
     shard::{
         Service,
@@ -234,12 +237,7 @@ impl Member {
             return;
         };
         let tenant = &pipeline.path.tenant;
-        if pipeline.spec.pool.is_some() {
-            for fleet in fleets_of(pipeline) {
-                let shares = self.dispatcher.shares(&fleet);
-                shares.count(tenant, before, after, now);
-            }
-        }
+        count_shares(&mut self.dispatcher, pipeline, before, after, now);
         if !self.config.tenant_limits.is_empty() {
             let config = &self.config;
             self.tenants.count(config, tenant, before, after, now);
@@ -247,6 +245,22 @@ impl Member {
             if after.n_running < before.n_running {
                 self.dispatcher.stir_all();
             }
+        }
+    }
+}
+
+/// Counts it where several tenants may compete.
+pub(super) fn count_shares(
+    dispatcher: &mut Dispatcher,
+    pipeline: &Pipeline,
+    before: Service,
+    after: Service,
+    now: Timestamp,
+) {
+    if pipeline.spec.pool.is_some() {
+        for fleet in fleets_of(pipeline) {
+            let shares = dispatcher.shares(&fleet);
+            shares.count(&pipeline.path.tenant, before, after, now);
         }
     }
 }

@@ -43,9 +43,12 @@ pub struct Credit {
 }
 
 impl Shard {
-    /// Whether a task could be handed out now, to a worker that has all it needs.
+    /// Whether a worker has business here: a task could be handed out now to one that has all it needs, or memory is
+    /// full of tasks that cannot start, of which some make room when a worker comes in vain.
     pub fn has_ready(&mut self, now: Timestamp) -> bool {
-        self.is_open(now) && self.ready.has_any(&mut self.window)
+        self.is_open(now)
+            && (self.ready.has_any(&mut self.window)
+                || self.is_full && self.n_aside == 0 && self.ready.has_stuck())
     }
 
     /// Whether tasks of this shard may start at all.
@@ -111,7 +114,7 @@ impl Shard {
                 ));
                 return;
             };
-            credit.n -= usize::from(task.cost(&self.rules));
+            credit.n = credit.n.saturating_sub(task.cost(&self.rules).into());
             credit.n_tasks -= 1;
             if is_alone {
                 credit.n = 0;

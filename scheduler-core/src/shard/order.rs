@@ -17,7 +17,7 @@ use super::{
     window::{Entry, Hold, SlotRef},
 };
 use crate::{
-    LeaseToken, Offset, Timestamp,
+    Offset, Timestamp,
     action::Action,
     port::store::{KeyedPage, KeyedTasks, Parked, StoredState, StoredTask},
     task::OrderingKey,
@@ -37,10 +37,10 @@ const WINDOW_PART: usize = 8;
 struct Line {
     /// Tasks that run. More than one only where a worker goes on with a lease of which nobody knew.
     running: BTreeSet<Offset>,
-    /// Tasks that were started, run no longer and have not ended. They may be parked.
-    started: BTreeSet<Offset>,
-    /// In memory, and not started.
-    waiting: BTreeMap<Offset, SlotRef>,
+    /// Tasks that were started, run no longer and have not ended: they hold the key. They may be parked.
+    holding: BTreeSet<Offset>,
+    /// Not started: in memory, or `None` if it was set aside and comes back to its place.
+    waiting: BTreeMap<Offset, Option<SlotRef>>,
     /// From this offset on, tasks may wait in the store that are not in memory.
     rest: Option<Offset>,
     reading: Option<Reading>,
@@ -115,7 +115,7 @@ fn index(key: &OrderingKey) -> usize {
 impl Line {
     /// Whether no task holds the key.
     fn is_free(&self) -> bool {
-        self.running.is_empty() && self.started.is_empty()
+        self.running.is_empty() && self.holding.is_empty()
     }
 
     /// Whether the task at `offset` is the one to start next; the log was read up to `read_to`.
@@ -123,7 +123,7 @@ impl Line {
         let first = self.waiting.first_key_value().map(|(first, _)| first);
         let is_first = first == Some(&offset) && offset < read_to && self.is_known(offset);
         let waits = self.is_free() && is_first;
-        waits || self.running.is_empty() && self.started.first() == Some(&offset)
+        waits || self.running.is_empty() && self.holding.first() == Some(&offset)
     }
 
     /// Whether all tasks before `offset` that are not in memory have ended.
@@ -194,9 +194,10 @@ impl Order {
             return;
         }
         if started {
-            line.started.insert(offset);
-        } else if line.waiting.insert(offset, at).is_none() {
-            self.n_waiting += 1;
+            line.holding.insert(offset);
+        } else {
+            let known = line.waiting.insert(offset, Some(at));
+            self.n_waiting += usize::from(known.flatten().is_none());
         }
         self.stirred.insert(key.clone());
     }
@@ -204,11 +205,10 @@ impl Order {
     /// A task starts, or goes on after its shard has moved.
     pub(super) fn started(&mut self, key: &OrderingKey, offset: Offset) {
         let line = self.line(key);
-        line.started.remove(&offset);
+        line.holding.remove(&offset);
         line.running.insert(offset);
-        if line.waiting.remove(&offset).is_some() {
-            self.n_waiting -= 1;
-        }
+        let waited = line.waiting.remove(&offset);
+        self.n_waiting -= usize::from(waited.flatten().is_some());
     }
 
     /// A task runs no longer, and holds its key until it has ended.
@@ -216,7 +216,7 @@ impl Order {
         if let Some(line) = self.lines.get_mut(key)
             && line.running.remove(&offset)
         {
-            line.started.insert(offset);
+            line.holding.insert(offset);
         }
     }
 
@@ -229,6 +229,10 @@ impl Order {
         };
         if line.is_next(offset, read_to) {
             return Turn::Now;
+        }
+        // The store is read again only for those that wait, and only once nothing holds the key.
+        if line.holding.contains(&offset) {
+            return Turn::Later;
         }
         let lies_behind = !line.is_known(offset) && line.rest > Some(Offset::ZERO);
         if lies_behind || is_crowded || line.waiting.len() > LINE_MAX {
@@ -246,9 +250,8 @@ impl Order {
     /// A task that waited leaves memory for the store.
     pub(super) fn sent_away(&mut self, key: &OrderingKey, offset: Offset) {
         if let Some(line) = self.lines.get_mut(key) {
-            if line.waiting.remove(&offset).is_some() {
-                self.n_waiting -= 1;
-            }
+            let waited = line.waiting.remove(&offset);
+            self.n_waiting -= usize::from(waited.flatten().is_some());
             line.rest = Some(line.rest.map_or(offset, |rest| rest.min(offset)));
             if let Some(reading) = &mut line.reading {
                 reading.parked = Some(reading.parked.map_or(offset, |first| first.min(offset)));
@@ -257,15 +260,16 @@ impl Order {
         }
     }
 
-    /// A task leaves memory. If it has ended, or never was one, its key is free.
+    /// A task leaves memory. If it has ended, or never was one, its key is free; otherwise it comes back when it is
+    /// due, and nothing of its key goes before it.
     pub(super) fn left(&mut self, key: &OrderingKey, offset: Offset, has_ended: bool) {
         if let Some(line) = self.lines.get_mut(key) {
-            if line.waiting.remove(&offset).is_some() {
-                self.n_waiting -= 1;
-            }
+            let waited = line.waiting.get_mut(&offset).map(Option::take);
+            self.n_waiting -= usize::from(waited.flatten().is_some());
             if has_ended {
                 line.running.remove(&offset);
-                line.started.remove(&offset);
+                line.holding.remove(&offset);
+                line.waiting.remove(&offset);
             }
             if let Some(reading) = &mut line.reading {
                 reading.is_stale = true;
@@ -301,7 +305,7 @@ impl Order {
     pub(super) fn before(&self, key: &OrderingKey, offset: Offset) -> Option<Offset> {
         let line = self.lines.get(key)?;
         let waiting = line.waiting.keys();
-        let others = line.running.iter().chain(&line.started).chain(waiting);
+        let others = line.running.iter().chain(&line.holding).chain(waiting);
         others.copied().find(|other| *other != offset)
     }
 }
@@ -325,7 +329,7 @@ impl Shard {
             return;
         };
         let held = line
-            .started
+            .holding
             .first()
             .and_then(|offset| self.window.find(*offset));
         let first = line
@@ -336,7 +340,7 @@ impl Shard {
             Some(at) if line.running.is_empty() => Some(at),
             _ => first
                 .filter(|(offset, _)| line.is_next(*offset, read_to))
-                .map(|(_, at)| at),
+                .and_then(|(_, at)| at),
         };
         if let Some(at) = next {
             if let Some(entry) = self.window.get_mut(at)
@@ -366,11 +370,12 @@ impl Shard {
                     out.push(Action::ReadKeyed(self.epoch, page));
                 }
             }
-            // All that may wait is found in the store again, when a task that holds the key comes back.
+            // All that may wait is found in the store again, when the task that goes first comes back.
             _ => {
                 let is_here = |offset: &Offset| self.window.contains(*offset);
                 let is_idle = line.running.is_empty() && line.reading.is_none();
-                if is_idle && first.is_none() && !line.started.iter().any(is_here) {
+                let waits_here = line.waiting.values().any(Option::is_some);
+                if is_idle && !waits_here && !line.holding.iter().any(is_here) {
                     self.order.lines.remove(key);
                 }
             }
@@ -385,7 +390,7 @@ impl Shard {
         let Some(line) = self.order.lines.get(key) else {
             return;
         };
-        let waiting: Vec<_> = line.waiting.values().copied().collect();
+        let waiting: Vec<_> = line.waiting.values().flatten().copied().collect();
         for at in waiting {
             let is_behind = |entry: &Entry| entry.hold == Hold::Behind && !entry.is_unsaved();
             if self.window.get(at).is_some_and(is_behind) {
@@ -418,7 +423,7 @@ impl Shard {
     }
 
     fn take_keyed(&mut self, key: &OrderingKey, stored: StoredTask, now: Timestamp) {
-        let (offset, started) = (stored.offset, stored.token != LeaseToken::NONE);
+        let (offset, started) = (stored.offset, stored.started_at.is_some());
         if self.window.contains(offset) {
             return;
         }
@@ -431,7 +436,7 @@ impl Shard {
         );
         if comes_back && started {
             // It holds the key from where it is, and comes back when it is due.
-            self.order.line(key).started.insert(offset);
+            self.order.line(key).holding.insert(offset);
         } else if matches!(stored.state, StoredState::Parked { .. }) {
             let at = self.insert_stored(stored, now);
             self.place(at, now);
@@ -450,7 +455,8 @@ impl Shard {
             return;
         };
         let task = &entry.task;
-        let started = task.token != LeaseToken::NONE;
+        // One that was redriven waits again.
+        let started = task.started_at != Timestamp::NEVER;
         if let Some(options) = task.options()
             && let Some(key) = &options.key
             && task.is_in_line()

@@ -117,7 +117,7 @@ impl Shard {
             (Hold::Key | Hold::Adoption, _)
             | (_, State::Running(_) | State::Ended { .. })
             | (Hold::Behind, State::Scheduled { .. } | State::Retryable { .. }) => {}
-            (Hold::Aside(until), _) => self.leave_aside(at, until),
+            (Hold::Aside(until), _) => self.leave_aside(at, until, now),
             (Hold::None | Hold::Behind, State::Available) => self.line_up(at),
             (Hold::None, State::Scheduled { due_at } | State::Retryable { due_at }) => {
                 let due_at = *due_at;
@@ -183,6 +183,9 @@ impl Shard {
         let (needs, rank) = (self.needs_of(entry), self.rank_of(entry));
         let group = entry.task.group(&self.rules).cloned();
         self.ready.push(needs, group, rank, at);
+        if self.ready.len() > 2 * self.window.len() + 64 {
+            self.ready.forget_gone(&self.window);
+        }
     }
 
     /// Whether a task with an ordering key may start. If not, it waits behind the others, here or in the store.
@@ -218,7 +221,7 @@ impl Shard {
     /// A worker came for whom there is nothing here, since memory is full of tasks that others must take: some of them
     /// go to the store for a while, so that the log can be read on.
     pub(super) fn set_aside(&mut self, offer: Offer<'_>, now: Timestamp) {
-        if self.has_room() || self.n_aside > 0 {
+        if !self.is_full || self.n_aside > 0 {
             return;
         }
         for at in self.ready.shed(offer, self.config.flush_tasks_max) {
@@ -226,9 +229,13 @@ impl Shard {
                 continue;
             };
             entry.queued = false;
-            if !entry.is_ready() {
+            // Only what is next of its key may hold it while it is away.
+            if !entry.is_ready() || self.key_of(at).is_some() && !self.is_its_turn(at) {
                 continue;
             }
+            let Some(entry) = self.window.get_mut(at) else {
+                continue;
+            };
             // The longer it has waited the longer it stays away, so that those who wait for hours cost little.
             let age = now.since(entry.task.accepted_at) / 2;
             entry.hold = Hold::Aside(now + age.clamp(ASIDE_FIRST, ASIDE_LAST));
@@ -237,12 +244,18 @@ impl Shard {
         }
     }
 
-    fn leave_aside(&mut self, at: SlotRef, until: Timestamp) {
+    /// A task that is to be set aside is stored. If that took too long it stays: what is due is read on from where it
+    /// was, and would not be found.
+    fn leave_aside(&mut self, at: SlotRef, until: Timestamp, now: Timestamp) {
         self.n_aside -= 1;
         if let Some(entry) = self.window.get_mut(at) {
             entry.hold = Hold::None;
         }
-        self.leave(at, until);
+        if until > now {
+            self.leave(at, until);
+        } else {
+            self.line_up(at);
+        }
     }
 
     /// Asks for parked tasks that are due, if there is room for them.

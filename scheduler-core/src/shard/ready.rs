@@ -204,6 +204,11 @@ impl Ready {
             && let Some(group) = self.groups.get_mut(&name)
         {
             group.lines.retain(|line| *line != id);
+            if group.lines.is_empty() && group.gauge.n_running() == 0 && group.wake_at.is_none() {
+                // Looked at in the next turn, and forgotten if nothing is to be remembered of it.
+                group.wake_at = Some(Timestamp::EPOCH);
+                self.refills.insert((Timestamp::EPOCH, name));
+            }
         }
     }
 
@@ -361,35 +366,88 @@ impl Ready {
         }
     }
 
-    /// Takes out tasks that wait where this worker cannot take them, the last ones first, and at most `n_max`. Of
-    /// each line the first [`KEPT`] stay.
+    /// Takes out tasks that wait where this worker cannot take them, of the longest lines first and from their ends,
+    /// and at most `n_max`. Of each line the first ones stay, so that it can go on at once when it opens.
     pub(super) fn shed(&mut self, offer: Offer<'_>, n_max: usize) -> Vec<SlotRef> {
-        let is_long = |line: &Line| line.tasks.len() > KEPT;
-        let cannot = |line: &Line| {
-            let class = &self.classes[line.class as usize];
-            line.listed.is_none() || !offer.meets(&class.needs)
-        };
-        let stuck = (0..)
-            .zip(&self.lines)
-            .filter(|(_, line)| is_long(line) && cannot(line));
-        let longest = stuck.max_by_key(|(_, line)| line.tasks.len());
-        let Some((id, _)) = longest else {
-            return Vec::new();
-        };
-        let id: LineId = id;
-        let line = &mut self.lines[id as usize];
-        let mut tasks = std::mem::take(&mut line.tasks).into_vec();
-        tasks.sort_unstable_by_key(|Reverse((rank, _))| *rank);
-        let n_kept = tasks.len().saturating_sub(n_max).max(KEPT);
-        let shed: Vec<_> = tasks.drain(n_kept..).map(|Reverse((_, at))| at).collect();
-        line.tasks = tasks.into();
+        let (stuck, n_kept) = self.stuck(Some(offer));
+        let mut shed = Vec::new();
+        for id in stuck {
+            let line = &mut self.lines[id as usize];
+            let mut tasks = std::mem::take(&mut line.tasks).into_vec();
+            tasks.sort_unstable_by_key(|Reverse((rank, _))| *rank);
+            let n_left = n_max - shed.len();
+            let from = tasks.len().saturating_sub(n_left).max(n_kept);
+            shed.extend(tasks.drain(from..).map(|Reverse((_, at))| at));
+            line.tasks = tasks.into();
+            if shed.len() >= n_max {
+                break;
+            }
+        }
         self.n_tickets -= shed.len();
         shed
     }
+
+    /// Whether tasks wait that no worker can take, more of a line than are to stay.
+    pub(super) fn has_stuck(&self) -> bool {
+        !self.stuck(None).0.is_empty()
+    }
+
+    /// Lines of which some tasks can go, the longest first, and how many tasks of each are to stay: those of closed
+    /// groups, and those that a worker cannot take.
+    fn stuck(&self, offer: Option<Offer<'_>>) -> (Vec<LineId>, usize) {
+        let cannot = |line: &Line| {
+            let needs = &self.classes[line.class as usize].needs;
+            line.listed.is_none() || offer.is_some_and(|offer| !offer.meets(needs))
+        };
+        let lines = (0..).zip(&self.lines);
+        let mut stuck: Vec<(LineId, usize)> = lines
+            .filter(|(_, line)| !line.tasks.is_empty() && cannot(line))
+            .map(|(id, line)| (id, line.tasks.len()))
+            .collect();
+        let n_kept = self.n_tickets / KEPT_PART / stuck.len().max(1);
+        let n_kept = n_kept.clamp(1, KEPT_MAX);
+        stuck.retain(|(_, len)| *len > n_kept);
+        stuck.sort_unstable_by_key(|(id, len)| (Reverse(*len), *id));
+        (stuck.into_iter().map(|(id, _)| id).collect(), n_kept)
+    }
+
+    /// Takes out all tasks, since what they need may have changed.
+    pub(super) fn take_all(&mut self) -> Vec<SlotRef> {
+        let mut all = Vec::with_capacity(self.n_tickets);
+        for id in 0..self.lines.len() {
+            #[expect(clippy::cast_possible_truncation, reason = "windows are limited")]
+            let id = id as LineId;
+            let tasks = std::mem::take(&mut self.lines[id as usize].tasks);
+            if !tasks.is_empty() {
+                all.extend(tasks.into_iter().map(|Reverse((_, at))| at));
+                self.list(id);
+            }
+        }
+        self.n_tickets = 0;
+        all
+    }
+
+    /// Forgets tasks that have left memory for another reason than their turn.
+    pub(super) fn forget_gone(&mut self, window: &Window) {
+        self.n_tickets = 0;
+        for id in 0..self.lines.len() {
+            #[expect(clippy::cast_possible_truncation, reason = "windows are limited")]
+            let id = id as LineId;
+            let line = &mut self.lines[id as usize];
+            let n_before = line.tasks.len();
+            line.tasks
+                .retain(|Reverse((_, at))| window.get(*at).is_some());
+            self.n_tickets += line.tasks.len();
+            if line.tasks.len() < n_before {
+                self.list(id);
+            }
+        }
+    }
 }
 
-/// How many tasks of a line stay in memory, so that it can go on at once when it opens.
-const KEPT: usize = 256;
+/// Of the tasks that cannot start, this part of all that wait stays in memory, and at most so many of a line.
+const KEPT_PART: usize = 16;
+const KEPT_MAX: usize = 256;
 
 /// A task that goes next.
 #[derive(Debug, Clone, Copy)]
@@ -429,4 +487,45 @@ fn place_in<T>(places: &mut Vec<T>, free: &mut Vec<u32>, new: T) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "windows are limited")]
     let last = (places.len() - 1) as u32;
     last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::window::Entry, *};
+
+    fn gone() -> SlotRef {
+        let submitted = crate::port::log::NewTask {
+            data: bytes::Bytes::new(),
+            options: None,
+            traceparent: None,
+        };
+        let (offset, now) = (Offset::ZERO, Timestamp::EPOCH);
+        let task = crate::task::state::Task::accepted(offset, now, submitted, now);
+        Window::default().insert(Entry::new(task))
+    }
+
+    fn grouped(n: u64) -> (Option<GroupName>, Rank, SlotRef) {
+        let name = format!("g{n}");
+        let group = Some(name.as_str().try_into().unwrap());
+        let rank = Rank {
+            at: n,
+            offset: Offset(n),
+        };
+        (group, rank, gone())
+    }
+
+    #[test]
+    fn what_left_is_forgotten_with_its_lines_and_groups() {
+        let limit = Limit::default();
+        let mut ready = Ready::new();
+        for n in 0..100 {
+            let (group, rank, at) = grouped(n);
+            ready.push(None, group, rank, at);
+        }
+        ready.forget_gone(&Window::default());
+        ready.refill(&limit, Timestamp::EPOCH);
+        assert_eq!((ready.len(), ready.groups.len()), (0, 0));
+        assert_eq!(ready.refill_at(), None);
+        assert_eq!(ready.lines.len(), 1 + ready.free_lines.len());
+    }
 }

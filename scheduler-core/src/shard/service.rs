@@ -24,6 +24,16 @@ impl Service {
         self.at = self.at.max(now);
     }
 
+    /// The same, but that nothing runs.
+    #[must_use]
+    pub fn idle(self) -> Self {
+        Self {
+            n_slots: 0,
+            n_running: 0,
+            ..self
+        }
+    }
+
     pub(super) fn started(&mut self, cost: u16, now: Timestamp) {
         self.count(now);
         self.n_slots += u64::from(cost);

@@ -39,6 +39,13 @@ impl Shard {
         };
         let effect = entry.task.apply(event, now, &self.rules, &mut self.rng)?;
         let is_running = matches!(entry.task.state, State::Running(_));
+        let is_completed = matches!(
+            entry.task.state,
+            State::Ended {
+                ending: Ending::Completed { .. },
+                ..
+            }
+        );
         match entry.hold {
             Hold::Aside(_) => {
                 entry.hold = Hold::None;
@@ -51,6 +58,11 @@ impl Shard {
             (false, true) => self.note_started(at, now),
             (true, false) => self.note_stopped(at, now),
             (false, false) | (true, true) => {}
+        }
+        if is_completed {
+            // Also one that comes late, from a lease that had expired.
+            self.outage.succeeded();
+            self.rules.may_discard = self.outage.may_discard();
         }
         match effect {
             Effect::GoOn => {
@@ -141,10 +153,6 @@ impl Shard {
             self.order.stopped(key, offset);
         }
         match &task.state {
-            State::Ended {
-                ending: Ending::Completed { .. },
-                ..
-            } => self.outage.succeeded(),
             State::Ended {
                 ending: Ending::Discarded,
                 ..

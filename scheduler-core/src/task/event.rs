@@ -432,7 +432,8 @@ impl Task {
             let failure = &error.failure;
             let is_final =
                 is_own(failure) && [EXPIRED, TOTAL_TIMEOUT].contains(&failure.code.as_str());
-            failure.retryable && self.is_retryable(&failure.code, rules) && !is_final
+            let is_last = self.attempt >= self.retry(rules).max_attempts;
+            is_last && failure.retryable && self.is_retryable(&failure.code, rules) && !is_final
         })
     }
 

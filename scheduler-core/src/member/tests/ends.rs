@@ -245,3 +245,57 @@ fn a_malformed_record_is_not_redriven() {
     rig.pass(Duration::from_secs(30));
     assert!(rig.lease("w", 9).is_empty());
 }
+
+#[test]
+fn a_deadline_spends_no_credit_and_a_late_success_ends_the_probing() {
+    let retry = RetryPolicy {
+        max_attempts: 2,
+        initial: SECOND,
+        factor: 1.0,
+        max: SECOND,
+        jitter: Jitter::None,
+    };
+    let mut rig = Rig::new(
+        config(),
+        TaskOptions {
+            retry: Some(retry),
+            ..TaskOptions::default()
+        },
+    );
+    for _ in 0..30 {
+        // Its second attempt would come too late.
+        let id = rig.submit(TaskOptions {
+            total_timeout: Some(SECOND / 2),
+            ..TaskOptions::default()
+        });
+        let held = rig.lease_one("w");
+        rig.report(held, failed("x"));
+        assert_eq!(rig.state(id), "discarded");
+    }
+    let ids: Vec<_> = (0..11)
+        .map(|_| rig.submit(TaskOptions::default()))
+        .collect();
+    for _ in 0..40 {
+        rig.pass(SECOND);
+        lease_and_report(&mut rig, &failed("down"));
+    }
+    let n_discarded = ids
+        .iter()
+        .filter(|id| rig.state(**id) == "discarded")
+        .count();
+    assert_eq!(n_discarded, 10, "all the credits were left");
+    // Its worker is silent for longer than the lease, and done in the end.
+    let silent = loop {
+        rig.pass(SECOND);
+        if let Some(task) = rig.lease("w", 1).pop() {
+            break task;
+        }
+    };
+    rig.pass(SECOND * 31);
+    let (id, token) = (silent.id, silent.token);
+    rig.report(Held { id, token }, completed());
+    assert_eq!(rig.state(id), "completed");
+    let more: Vec<_> = (0..3).map(|_| rig.submit(TaskOptions::default())).collect();
+    let leased = rig.lease("w", 9);
+    assert_eq!(leased.len(), more.len(), "no longer one at a time");
+}

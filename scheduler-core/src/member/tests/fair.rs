@@ -14,7 +14,7 @@ use crate::{
     action::{Action, Answer, CallId},
     call::{Held, Poll},
     member::{Call, Event, Fleet, Member},
-    pipeline::limits::Limit,
+    pipeline::limits::{Limit, Rate},
     port::{
         log::{Bounds, Fetched, NewTask, Record, RecordBody},
         store::{Claimed, Flushed},
@@ -37,6 +37,7 @@ fn shard(n: u32) -> ShardId {
 /// A member whose pipelines are all in one pool, each of its own tenant, and workers with slots that never idle.
 struct Pool {
     member: Member,
+    pipelines: Vec<Arc<Pipeline>>,
     now: Timestamp,
     logs: BTreeMap<ShardId, Vec<Record>>,
     /// Tasks that run, and when they end.
@@ -55,6 +56,7 @@ impl Pool {
         let now = Timestamp::from_millis(1_000_000);
         let mut pool = Self {
             member: Member::new(Arc::new(config)),
+            pipelines: Vec::new(),
             now,
             logs: BTreeMap::new(),
             running: BinaryHeap::new(),
@@ -77,9 +79,9 @@ impl Pool {
                 created_at: now,
             })
         });
-        let pipelines = pipelines.collect();
+        pool.pipelines = pipelines.collect();
         pool.event(Event::Proven(now));
-        pool.event(Event::Pipelines(pipelines));
+        pool.event(Event::Pipelines(pool.pipelines.clone()));
         pool.event(Event::Assigned((0..=255).map(Slot).collect()));
         pool
     }
@@ -193,16 +195,25 @@ impl Pool {
             }
             let free = N_SLOTS - self.running.len();
             if free > 0 && !self.is_polling {
-                self.n_calls += 1;
                 self.is_polling = true;
-                let mut poll = Poll::new("w".try_into().unwrap(), free.min(4));
-                poll.wait = Duration::from_millis(5);
-                let fleet = Fleet::Pool("shared".try_into().unwrap());
-                self.event(Event::Call(CallId(self.n_calls), Call::Poll(fleet, poll)));
+                self.poll_for(free.min(4), Duration::from_millis(5));
             } else {
                 self.now = self.now + Duration::from_millis(1);
             }
         }
+    }
+
+    fn poll(&mut self, credit: usize) {
+        self.poll_for(credit, Duration::from_secs(60));
+    }
+
+    fn poll_for(&mut self, credit: usize, wait: Duration) {
+        self.n_calls += 1;
+        let mut poll = Poll::new("w".try_into().unwrap(), credit);
+        poll.wait = wait;
+        let fleet = Fleet::Pool("shared".try_into().unwrap());
+        let call = Call::Poll(fleet, poll);
+        self.event(Event::Call(CallId(self.n_calls), call));
     }
 
     fn p99(&mut self, n: u32) -> Duration {
@@ -306,4 +317,63 @@ fn a_tenant_runs_no_more_than_it_may() {
     });
     assert_eq!(n_most, 3);
     assert_eq!(pool.took[&1].len(), 500, "they all get their turn");
+}
+
+#[test]
+fn each_tenants_rate_opens_in_its_own_time() {
+    let rate = |seconds| Limit {
+        concurrency: None,
+        rate: Some(Rate {
+            n: 1,
+            per: Duration::from_secs(seconds),
+        }),
+    };
+    let config = Config {
+        tenant_limits: [(tenant(1), rate(10)), (tenant(2), rate(20))].into(),
+        ..Config::default()
+    };
+    let mut pool = Pool::new(config, 2, |_, _| Duration::from_millis(20));
+    // The first tenant has nothing when it could start again, and nothing else happens then.
+    pool.submit(1);
+    pool.submit(2);
+    pool.submit(2);
+    let start = pool.now;
+    for credit in [4, 4] {
+        pool.poll(credit);
+    }
+    assert_eq!(pool.running.len(), 2);
+    pool.poll(4);
+    while let Some(at) = pool
+        .member
+        .wake_at(pool.now)
+        .filter(|_| pool.running.len() < 3)
+    {
+        pool.now = at;
+        pool.event(Event::Proven(at));
+    }
+    assert_eq!(pool.running.len(), 3);
+    assert!(pool.now.since(start) <= Duration::from_secs(21));
+}
+
+#[test]
+fn a_pipeline_that_changes_its_pool_counts_what_it_runs_once() {
+    let mut config = weights();
+    let limit = Limit {
+        concurrency: Some(3),
+        rate: None,
+    };
+    config.tenant_limits = [(tenant(1), limit)].into();
+    let mut pool = Pool::new(config, 1, |_, _| Duration::from_secs(3_600));
+    for _ in 0..9 {
+        pool.submit(1);
+    }
+    pool.poll(9);
+    assert_eq!(pool.running.len(), 3);
+    for name in ["other", "shared"] {
+        let mut pipeline = (*pool.pipelines[0]).clone();
+        pipeline.spec.pool = Some(name.try_into().unwrap());
+        pool.event(Event::Pipelines(vec![Arc::new(pipeline)]));
+    }
+    pool.poll(9);
+    assert_eq!(pool.running.len(), 3, "the limit still counts them");
 }

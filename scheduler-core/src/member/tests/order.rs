@@ -339,3 +339,161 @@ fn a_paused_pipeline_starts_nothing_and_says_who_paused_it() {
     );
     rig.event(Event::Tick);
 }
+
+fn labelled(options: TaskOptions) -> TaskOptions {
+    TaskOptions {
+        labels: Some(["gpu".try_into().unwrap()].into()),
+        ..options
+    }
+}
+
+fn gpu_poll(credit: usize) -> Call {
+    let mut poll = Poll::new("v".try_into().unwrap(), credit);
+    poll.labels = ["gpu".try_into().unwrap()].into();
+    Call::Poll(Fleet::Pipeline(super::SHARD.pipeline), poll)
+}
+
+/// Whether a worker that waits gets this task within so many seconds.
+fn gets(rig: &mut Rig, credit: usize, id: TaskId, seconds: u32) -> bool {
+    let call = rig.poll("w", credit);
+    rig.pass(SECOND * seconds);
+    match rig.answer(call) {
+        Some(Answer::Leased(Ok(leased))) => leased.tasks.iter().any(|task| task.id == id),
+        _ => false,
+    }
+}
+
+#[test]
+fn room_is_made_until_the_log_is_read_on_however_large_the_window() {
+    let config = Config {
+        window_tasks_max: 20_000,
+        flush_tasks_max: 500,
+        ..config()
+    };
+    let mut rig = Rig::new(config, TaskOptions::default());
+    for _ in 0..25_000 {
+        rig.append_with(labelled(TaskOptions::default()));
+    }
+    let plain = rig.submit(TaskOptions::default());
+    assert!(gets(&mut rig, 1, plain, 19));
+}
+
+#[test]
+fn room_is_made_in_short_lines_too() {
+    let config = Config {
+        window_tasks_max: 800,
+        ..config()
+    };
+    let mut rig = Rig::new(config, TaskOptions::default());
+    for n in 0..1_000 {
+        let group = format!("g{}", n % 10);
+        rig.append_with(labelled(grouped(&group)));
+    }
+    let plain = rig.submit(TaskOptions::default());
+    assert!(gets(&mut rig, 1, plain, 19));
+}
+
+#[test]
+fn a_group_at_its_limit_that_fills_the_window_makes_room_for_others() {
+    let config = Config {
+        window_tasks_max: 1_000,
+        ..config()
+    };
+    let mut rig = Rig::new(config, TaskOptions::default());
+    rig.change(|pipeline| pipeline.spec.limits.group.concurrency = Some(1));
+    for _ in 0..1_500 {
+        rig.append_with(grouped("a"));
+    }
+    let other = rig.submit(grouped("b"));
+    rig.pass(SECOND * 3);
+    assert_eq!(rig.durable.rows.len(), 0, "a backlog alone costs no rows");
+    let held = rig.lease_one("v");
+    let beat = Call::Renew(vec![(held, true, None)]);
+    rig.call(beat);
+    assert!(gets(&mut rig, 1, other, 19));
+}
+
+#[test]
+fn a_task_that_is_set_aside_goes_before_the_others_of_its_key() {
+    let config = Config {
+        window_tasks_max: 1_000,
+        ..config()
+    };
+    let mut rig = Rig::new(config, TaskOptions::default());
+    for _ in 0..900 {
+        rig.append_with(labelled(TaskOptions::default()));
+    }
+    let first = rig.append_with(labelled(keyed("a")));
+    // Without labels, so that it could go if it were next.
+    let second = rig.append_with(keyed("a"));
+    for _ in 0..400 {
+        rig.append_with(labelled(TaskOptions::default()));
+    }
+    rig.event(Event::Tick);
+    assert!(!gets(&mut rig, 1, second, 19), "the first is away");
+    let is_away = |rig: &mut Rig| matches!(rig.see(first), Seen::Left);
+    assert!(is_away(&mut rig), "the test sets it aside");
+    let mut order = Vec::new();
+    for _ in 0..200 {
+        rig.pass(SECOND * 10);
+        for call in [
+            gpu_poll(200),
+            Call::Poll(
+                Fleet::Pipeline(super::SHARD.pipeline),
+                Poll::new("w".try_into().unwrap(), 9),
+            ),
+        ] {
+            let call = rig.call(call);
+            let Some(Answer::Leased(Ok(leased))) = rig.answer(call).cloned() else {
+                rig.event(Event::PollGone(call));
+                continue;
+            };
+            for task in leased.tasks {
+                order.push(task.id);
+                let (id, token) = (task.id, task.token);
+                rig.report(Held { id, token }, completed());
+            }
+        }
+    }
+    order.retain(|id| [first, second].contains(id));
+    assert_eq!(order, [first, second]);
+}
+
+#[test]
+fn a_redriven_task_of_a_long_line_is_the_next_of_its_key() {
+    let retry = RetryPolicy {
+        max_attempts: 1,
+        ..RetryPolicy::default()
+    };
+    let defaults = TaskOptions {
+        retry: Some(retry),
+        ..TaskOptions::default()
+    };
+    let mut rig = Rig::new(config(), defaults);
+    let dead = rig.submit(keyed("a"));
+    let held = rig.lease_one("w");
+    rig.report(held, failed("x"));
+    let line: Vec<_> = (0..300).map(|_| rig.append_with(keyed("a"))).collect();
+    rig.event(Event::Tick);
+    let held = rig.lease_one("w");
+    assert_eq!(held.id, line[0]);
+    let call = rig.call(Call::Redrive(dead));
+    assert_eq!(rig.answer(call), Some(&Answer::Redriven(Ok(()))));
+    rig.pass(SECOND * 3);
+    assert_eq!(lease_ids(&mut rig, 9), [], "another of its key runs");
+    rig.report(held, completed());
+    assert_eq!(lease_ids(&mut rig, 9), [dead]);
+}
+
+#[test]
+fn changed_defaults_hold_for_tasks_that_wait() {
+    let mut rig = rig();
+    let ids: Vec<_> = (0..3).map(|_| rig.submit(TaskOptions::default())).collect();
+    rig.change(|pipeline| pipeline.spec.defaults.cost = Some(8));
+    assert_eq!(lease_ids(&mut rig, 1), [], "a task takes 8 slots now");
+    assert_eq!(lease_ids(&mut rig, 9), ids[..1]);
+    rig.change(|pipeline| pipeline.spec.defaults = labelled(TaskOptions::default()));
+    assert_eq!(lease_ids(&mut rig, 9), []);
+    rig.change(|pipeline| pipeline.spec.defaults = TaskOptions::default());
+    assert_eq!(lease_ids(&mut rig, 9), ids[1..]);
+}

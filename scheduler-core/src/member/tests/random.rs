@@ -13,7 +13,7 @@ use super::{
     rig::{Rig, SHARD, completed, config, failed},
 };
 use crate::{
-    Config, LeaseToken, OrderingKey, Outcome, Retention, TaskId, TaskOptions,
+    Config, Label, LeaseToken, OrderingKey, Outcome, Retention, TaskId, TaskOptions,
     action::{Answer, CallId},
     call::{Held, LeasedTask},
     port::{FailureKind, log::NewTask, store::StoredState},
@@ -49,6 +49,10 @@ struct World {
     ordered: BTreeMap<TaskId, (OrderingKey, bool)>,
     /// Those of them that this owner has started.
     started: BTreeSet<TaskId>,
+    /// Those that wait anew, behind what holds their key.
+    redriven: BTreeSet<TaskId>,
+    /// Those that may have been.
+    unsure: BTreeSet<TaskId>,
 }
 
 fn small() -> Config {
@@ -74,9 +78,33 @@ fn defaults() -> TaskOptions {
     }
 }
 
+fn gpu() -> BTreeSet<Label> {
+    ["gpu".try_into().unwrap()].into()
+}
+
+fn failed_for_good() -> Outcome {
+    let Outcome::Failed(mut failure) = failed("bug") else {
+        unreachable!("it failed");
+    };
+    failure.retryable = false;
+    Outcome::Failed(failure)
+}
+
+fn limit_groups(rig: &mut Rig) {
+    rig.change(|pipeline| pipeline.spec.limits.group.concurrency = Some(2));
+}
+
+fn change_defaults(rig: &mut Rig, rng: &mut fastrand::Rng) {
+    let (cost, labels) = (rng.u16(1..4), rng.bool());
+    rig.change(|pipeline| {
+        pipeline.spec.defaults.cost = Some(cost);
+        pipeline.spec.defaults.labels = labels.then(gpu);
+    });
+}
+
 impl World {
     fn step(&mut self, mut rig: Rig, rng: &mut fastrand::Rng) -> Rig {
-        match rng.u32(0..120) {
+        match rng.u32(0..126) {
             0..22 => self.submit(&mut rig, rng),
             22..45 => self.lease(&mut rig, rng),
             45..64 => self.report(&mut rig, rng),
@@ -117,6 +145,21 @@ impl World {
                     self.accepted.push(rig.submit_malformed());
                 }
             }
+            120..123 => {
+                if let Some(id) = rng.choice(self.accepted.clone()) {
+                    let call = rig.call(Call::Redrive(id));
+                    match rig.answer(call) {
+                        Some(Answer::Redriven(Ok(()))) => {
+                            self.redriven.insert(id);
+                            self.started.remove(&id);
+                        }
+                        Some(_) => {}
+                        // Whether it was will not be known.
+                        None => drop(self.unsure.insert(id)),
+                    }
+                }
+            }
+            123..126 => change_defaults(&mut rig, rng),
             113..115 => {
                 let slots = vec![SHARD.slot()];
                 let lost = rng.bool();
@@ -138,6 +181,7 @@ impl World {
                 // A start that was not stored is known to nobody.
                 self.started.clear();
                 rig = rig.crash();
+                limit_groups(&mut rig);
                 if rng.bool() {
                     rig.poll_holding("w", 0, self.held.clone());
                 }
@@ -158,6 +202,8 @@ impl World {
             key: (rng.u32(0..2) == 0).then(|| ordering_key(rng.u32(0..4))),
             priority: Some(rng.u32(0..10).try_into().unwrap()),
             group: (rng.u32(0..3) == 0).then(|| "g".try_into().unwrap()),
+            labels: (rng.u32(0..4) == 0).then(gpu),
+            cost: (rng.u32(0..8) == 0).then(|| rng.u16(1..4)),
             ..TaskOptions::default()
         };
         let is_kept = options.retention.is_none();
@@ -207,7 +253,8 @@ impl World {
     }
 
     fn lease(&mut self, rig: &mut Rig, rng: &mut fastrand::Rng) {
-        let tasks = rig.lease("w", rng.usize(1..4));
+        let labels = if rng.bool() { gpu() } else { BTreeSet::new() };
+        let tasks = rig.lease_with("w", rng.usize(1..4), labels);
         for task in &tasks {
             self.check_leased(task);
             self.check_order(rig, task.id);
@@ -240,9 +287,15 @@ impl World {
             return;
         };
         let others = self.ordered.iter().filter(|(other, _)| **other != id);
+        let row = rig.durable.rows.get(&id.offset);
+        let was_started = row.is_some_and(|row| row.started_at.is_some());
         let before = others.filter(|(other, (of, is_delayed))| {
-            let goes_before = **other < id && !is_delayed || self.started.contains(other);
-            of == key && goes_before
+            let goes_before = if self.redriven.contains(other) {
+                **other < id && !was_started
+            } else {
+                **other < id && !is_delayed || self.started.contains(other)
+            };
+            of == key && goes_before && !self.unsure.contains(other)
         });
         for (before, _) in before {
             let state = rig.state(*before);
@@ -253,6 +306,7 @@ impl World {
             );
         }
         self.started.insert(id);
+        self.redriven.remove(&id);
     }
 
     fn report(&mut self, rig: &mut Rig, rng: &mut fastrand::Rng) {
@@ -262,7 +316,8 @@ impl World {
         let held = self.held.swap_remove(rng.usize(0..self.held.len()));
         let outcome = match rng.u32(0..12) {
             0..7 => completed(),
-            7..10 => failed("x"),
+            7..9 => failed("x"),
+            9 => failed_for_good(),
             10 => Outcome::Interrupted,
             _ => Outcome::Snoozed(Duration::from_secs(rng.u64(0..20))),
         };
@@ -301,7 +356,7 @@ impl World {
         for _ in 0..400 {
             rig.pass(Duration::from_secs(11));
             loop {
-                let tasks = rig.lease("w", 64);
+                let tasks = rig.lease_with("w", 64, gpu());
                 if tasks.is_empty() {
                     break;
                 }
@@ -362,6 +417,7 @@ fn accepted_tasks_survive_any_life() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut world = World::default();
         let mut rig = Rig::new(small(), defaults());
+        limit_groups(&mut rig);
         for _ in 0..N_STEPS {
             rig = world.step(rig, &mut rng);
         }

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    Config, Epoch, IdempotencyKey, LeaseToken, Offset, Outcome, Partition, Pipeline,
+    Config, Epoch, IdempotencyKey, Label, LeaseToken, Offset, Outcome, Partition, Pipeline,
     PipelineNumber, PipelineSpec, Revision, ShardId, Slot, TaskId, TaskOptions, Timestamp,
     action::{Action, Answer, CallId, Seen},
     call::{Held, LeasedTask, Poll},
@@ -191,6 +191,19 @@ impl Rig {
         self.submit_task(task)
     }
 
+    /// Appends without letting the member know, so that many are read at once.
+    pub(super) fn append_with(&mut self, options: TaskOptions) -> TaskId {
+        let appended = self.append(NewTask {
+            data: Bytes::from_static(b"{}"),
+            options: Some(Arc::new(options)),
+            traceparent: None,
+        });
+        TaskId {
+            shard: SHARD,
+            offset: appended.offset,
+        }
+    }
+
     pub(super) fn submit_task(&mut self, task: NewTask) -> TaskId {
         let offset = self.append(task).offset;
         self.event(Event::Tick);
@@ -225,7 +238,19 @@ impl Rig {
 
     /// Polls and gives what came at once.
     pub(super) fn lease(&mut self, worker: &str, credit: usize) -> Vec<LeasedTask> {
-        let call = self.poll(worker, credit);
+        self.lease_with(worker, credit, BTreeSet::new())
+    }
+
+    /// The same for a worker with labels.
+    pub(super) fn lease_with(
+        &mut self,
+        worker: &str,
+        credit: usize,
+        labels: BTreeSet<Label>,
+    ) -> Vec<LeasedTask> {
+        let mut poll = Poll::new(worker.try_into().unwrap(), credit);
+        poll.labels = labels;
+        let call = self.call(Call::Poll(Fleet::Pipeline(SHARD.pipeline), poll));
         match self.answer(call) {
             Some(Answer::Leased(Ok(leased))) => leased.tasks.clone(),
             _ => {
