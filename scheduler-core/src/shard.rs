@@ -306,7 +306,12 @@ impl Shard {
             self.pass_gap(expected, record.offset);
             expected = record.offset.next();
             self.order.read_past(expected);
-            if self.watermark.is_done(record.offset) || self.window.contains(record.offset) {
+            if let Some(at) = self.window.find(record.offset) {
+                // A call has brought it in before its turn to be read.
+                self.enter_line(at);
+                continue;
+            }
+            if self.watermark.is_done(record.offset) {
                 continue;
             }
             self.take_record(record, now, out);

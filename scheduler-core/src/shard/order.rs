@@ -449,6 +449,18 @@ impl Shard {
         task.options()?.key.clone()
     }
 
+    /// The log is read past a task that is here already. If a call has brought it in, and not the store, it was started
+    /// or has ended, and holds its key until its end is durable.
+    pub(super) fn enter_line(&mut self, at: SlotRef) {
+        if let (Some(key), Some(entry)) = (self.key_of(at), self.window.get(at)) {
+            let offset = entry.task.offset;
+            let line = self.order.line(&key);
+            if !line.running.contains(&offset) && !line.waiting.contains_key(&offset) {
+                line.holding.insert(offset);
+            }
+        }
+    }
+
     /// Lets a task join its key as soon as it is in memory, unless it is still to wait for its time.
     pub(super) fn join_key(&mut self, at: SlotRef) {
         let Some(entry) = self.window.get(at) else {

@@ -497,3 +497,36 @@ fn changed_defaults_hold_for_tasks_that_wait() {
     rig.change(|pipeline| pipeline.spec.defaults = TaskOptions::default());
     assert_eq!(lease_ids(&mut rig, 9), ids[1..]);
 }
+
+#[test]
+fn a_task_cancelled_in_the_backlog_holds_its_key_until_that_is_durable() {
+    let config = Config {
+        window_tasks_max: 16,
+        ..config()
+    };
+    let mut rig = Rig::new(config, TaskOptions::default());
+    let filling: Vec<_> = (0..16)
+        .map(|_| rig.submit(TaskOptions::default()))
+        .collect();
+    let first = rig.append_with(keyed("a"));
+    let second = rig.append_with(keyed("a"));
+    rig.event(Event::Tick);
+    let held = rig.lease("w", 16);
+    assert_eq!(held.len(), filling.len());
+    rig.holds_flushes = true;
+    let report = |task: &crate::LeasedTask| {
+        let (id, token) = (task.id, task.token);
+        (Held { id, token }, completed())
+    };
+    rig.call(Call::Report(held[..4].iter().map(report).collect()));
+    rig.call(Call::Cancel(first));
+    // The reports are durable and make room to read; the cancel is on its way.
+    let (lane, parts) = rig.held.remove(0);
+    let answers = rig.durable.flush(&parts);
+    rig.event(Event::Flushed(lane, Ok(answers)));
+    assert!(matches!(rig.see(second), Seen::Here { .. }));
+    assert_eq!(lease_ids(&mut rig, 9), []);
+    rig.release_flushes();
+    assert_eq!(lease_ids(&mut rig, 9), [second]);
+    assert_eq!(rig.state(first), "cancelled");
+}
