@@ -449,11 +449,15 @@ impl Shard {
         task.options()?.key.clone()
     }
 
-    /// The log is read past a task that is here already. If a call has brought it in, and not the store, it was started
-    /// or has ended, and holds its key until its end is durable.
+    /// The log is read past a task that is here already, since a call has brought it in. If it was started or has
+    /// ended, it holds its key until its end is durable.
     pub(super) fn enter_line(&mut self, at: SlotRef) {
-        if let (Some(key), Some(entry)) = (self.key_of(at), self.window.get(at)) {
-            let offset = entry.task.offset;
+        let Some(entry) = self.window.get(at) else {
+            return;
+        };
+        let (offset, task) = (entry.task.offset, &entry.task);
+        let holds = task.started_at != Timestamp::NEVER || task.state.name().is_terminal();
+        if let Some(key) = self.key_of(at).filter(|_| holds) {
             let line = self.order.line(&key);
             if !line.running.contains(&offset) && !line.waiting.contains_key(&offset) {
                 line.holding.insert(offset);
