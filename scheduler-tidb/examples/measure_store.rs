@@ -95,7 +95,7 @@ async fn main() {
     }
     let page = DuePage {
         shard: id,
-        after: (Timestamp::from_millis(1_000_000_000_003), Offset(20_000)),
+        from: (Timestamp::from_millis(1_000_000_000_003), Offset(20_000)),
         until: Timestamp::NEVER,
         n_max: 256,
         bytes_max: 4 << 20,

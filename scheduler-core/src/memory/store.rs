@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    ops::Bound,
     sync::{Arc, Mutex},
 };
 
@@ -213,8 +212,7 @@ impl Shard {
     fn due(&self, page: &DuePage) -> DueTasks {
         let mut n_bytes = 0;
         let mut tasks: Vec<StoredTask> = Vec::new();
-        let rest = (Bound::Excluded(page.after), Bound::Unbounded);
-        for (due_at, offset) in self.parked.range(rest) {
+        for (due_at, offset) in self.parked.range(page.from..) {
             let Some(task) = self.tasks.get(offset) else {
                 continue;
             };

@@ -244,8 +244,8 @@ pub enum Flushed {
 pub struct DuePage {
     /// The shard.
     pub shard: ShardId,
-    /// Only tasks after this one in the order of (due time, offset).
-    pub after: (Timestamp, Offset),
+    /// Only tasks from this one on in the order of (due time, offset).
+    pub from: (Timestamp, Offset),
     /// Only tasks due at or before this time.
     pub until: Timestamp,
     /// At most so many tasks.
@@ -259,7 +259,7 @@ pub struct DuePage {
 pub struct DueTasks {
     /// Parked tasks in the order of (due time, offset).
     pub tasks: Vec<StoredTask>,
-    /// When the first parked task after the last of `tasks` (or after the page's `after`, if there is none) is due.
+    /// When the first parked task after the last of `tasks` (or from the page's `from` on, if there is none) is due.
     pub next_due_at: Option<Timestamp>,
 }
 

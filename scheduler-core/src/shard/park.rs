@@ -267,7 +267,7 @@ impl Shard {
         let (n_free, bytes_free) = self.room();
         let page = DuePage {
             shard: self.id,
-            after: self.due.cursor,
+            from: self.due.cursor,
             until: now,
             n_max: n_free.clamp(1, PAGE_TASKS_MAX),
             bytes_max: bytes_free.clamp(1, PAGE_BYTES_MAX),
@@ -288,7 +288,7 @@ impl Shard {
         let is_past_keyed = page.next_due_at.is_none_or(|at| at > Timestamp::EPOCH);
         for stored in page.tasks {
             if let StoredState::Parked { due_at, .. } = stored.state {
-                self.due.cursor = (due_at, stored.offset);
+                self.due.cursor = (due_at, stored.offset.next());
             }
             if !self.window.contains(stored.offset) && !reading.left.contains(&stored.offset) {
                 let at = self.insert_stored(stored, now);

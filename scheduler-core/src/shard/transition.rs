@@ -56,7 +56,10 @@ impl Shard {
         }
         match (was_running, is_running) {
             (false, true) => self.note_started(at, now),
-            (true, false) => self.note_stopped(at, now),
+            (true, false) => {
+                self.note_stopped(at, now);
+                self.wait_for_adoption(at, now);
+            }
             (false, false) | (true, true) => {}
         }
         if is_completed {
@@ -76,6 +79,20 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// A lease of an earlier owner has ended that a worker re-claimed. While adoption lasts, another worker may still
+    /// come with a newer one.
+    fn wait_for_adoption(&mut self, at: SlotRef, now: Timestamp) {
+        let Some(entry) = self.window.get_mut(at) else {
+            return;
+        };
+        let is_old = entry.task.token.epoch() < self.epoch;
+        let has_ended = matches!(entry.task.state, State::Ended { .. });
+        if is_old && !has_ended && now < self.adopt_until {
+            entry.hold = Hold::Adoption;
+            self.adopting.push_back(at);
+        }
     }
 
     fn save_changed(&mut self, at: SlotRef, shown: Option<Shown>, ack: Option<Ack>) {

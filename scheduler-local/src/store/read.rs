@@ -146,7 +146,7 @@ async fn due_page(db: &mut Connection, page: &DuePage) -> Result<DueTasks, PortE
     const OPERATION: &str = "read due tasks";
     let mut tasks: Vec<StoredTask> = Vec::new();
     let mut n_bytes = 0;
-    let mut after = (time_key(page.after.0), offset_key(page.after.1));
+    let mut from = (time_key(page.from.0), offset_key(page.from.1));
     let until = time_key(page.until);
     let next = |at: i64| Some(time_of(at));
     loop {
@@ -154,12 +154,12 @@ async fn due_page(db: &mut Connection, page: &DuePage) -> Result<DueTasks, PortE
             READ_TASKS_MAX.min((page.n_max - tasks.len().min(page.n_max)).saturating_add(1));
         let rows = sqlx::query(
             "SELECT due_at, \"offset\", CASE WHEN due_at <= ?4 THEN body END FROM task
-             WHERE shard = ?1 AND due_at IS NOT NULL AND (due_at, \"offset\") > (?2, ?3)
+             WHERE shard = ?1 AND due_at IS NOT NULL AND (due_at, \"offset\") >= (?2, ?3)
              ORDER BY due_at, \"offset\" LIMIT ?5",
         )
         .bind(shard_key(page.shard))
-        .bind(after.0)
-        .bind(after.1)
+        .bind(from.0)
+        .bind(from.1)
         .bind(until)
         .bind(i64::try_from(n_max).unwrap_or(i64::MAX))
         .fetch_all(&mut **db)
@@ -179,7 +179,7 @@ async fn due_page(db: &mut Connection, page: &DuePage) -> Result<DueTasks, PortE
                 let next_due_at = next(due_at);
                 return Ok(DueTasks { tasks, next_due_at });
             }
-            after = (due_at, offset_key(task.offset));
+            from = (due_at, offset_key(task.offset.next()));
             tasks.push(task);
         }
         if n_rows < n_max {

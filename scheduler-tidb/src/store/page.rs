@@ -53,7 +53,7 @@ async fn due_once(pool: &Arc<Pool>, pages: &[DuePage]) -> Result<Vec<DueTasks>, 
     let mut session = pool.session().await?;
     session.begin_snapshot().await?;
     let selects = pages.iter().enumerate().flat_map(|(n, page)| {
-        let (at, offset) = (quoted_time(page.after.0), page.after.1.0);
+        let (at, offset) = (quoted_time(page.from.0), page.from.1.0);
         let is_shard = is_shard(page.shard);
         // One more than asked for, whenever it is due: the page tells when that is.
         let limit = limit(page.n_max.saturating_add(1));
@@ -64,7 +64,7 @@ async fn due_once(pool: &Arc<Pool>, pages: &[DuePage]) -> Result<Vec<DueTasks>, 
             )
         };
         // In two ranges of the index, because TiDB reads all of the time's tasks for a comparison of pairs.
-        let same_time = select(format!("due_at = {at} AND `offset` > {offset}"));
+        let same_time = select(format!("due_at = {at} AND `offset` >= {offset}"));
         [same_time, select(format!("due_at > {at}"))]
     });
     let selects: Vec<_> = selects.collect();

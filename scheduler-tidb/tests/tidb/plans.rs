@@ -38,7 +38,7 @@ async fn no_statement_of_the_store_reads_a_whole_table_or_index() {
     }
     let due = |id: &scheduler_core::ShardId| DuePage {
         shard: *id,
-        after: (Timestamp::EPOCH, Offset::ZERO),
+        from: (Timestamp::EPOCH, Offset::ZERO),
         until: Timestamp::NEVER,
         n_max: 10,
         bytes_max: 1 << 20,

@@ -137,21 +137,21 @@ pub async fn a_claim_tells_whether_tasks_with_a_key_are_stored(home: At<'_>) {
 pub async fn tasks_due_at_the_epoch_are_due_first(home: At<'_>) {
     let store = home.open().await;
     let later = stored(1, waiting(at(20), Parked::Retryable));
-    let tasks = vec![later, keyed(3, "a", behind()), keyed(2, "b", behind())];
+    let tasks = vec![later, keyed(3, "a", behind()), keyed(0, "b", behind())];
     with_tasks(&*store, tasks).await;
     let claimed = claim(&*store, shard(1, 0)).await;
     assert_eq!(claimed.next_due_at, Some(Timestamp::EPOCH));
     let mut page = DuePage {
         shard: shard(1, 0),
-        after: (Timestamp::EPOCH, Offset::ZERO),
+        from: (Timestamp::EPOCH, Offset::ZERO),
         until: at(60),
         n_max: 100,
         bytes_max: 1 << 20,
     };
     let due = store.due(&[page]).await.unwrap().remove(0);
     let found: Vec<_> = due.tasks.iter().map(|task| task.offset.0).collect();
-    assert_eq!((found, due.next_due_at), (vec![2, 3, 1], None));
-    page.after = (Timestamp::from_millis(1), Offset::ZERO);
+    assert_eq!((found, due.next_due_at), (vec![0, 3, 1], None));
+    page.from = (Timestamp::from_millis(1), Offset::ZERO);
     let due = store.due(&[page]).await.unwrap().remove(0);
     let found: Vec<_> = due.tasks.iter().map(|task| task.offset.0).collect();
     assert_eq!(found, [1], "they are passed by");

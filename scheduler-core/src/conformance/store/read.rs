@@ -93,7 +93,7 @@ pub async fn due_tasks_are_paged_in_order_of_due_time_and_offset(home: At<'_>) {
     with_tasks(&*store, tasks.into()).await;
     let mut page = DuePage {
         shard: shard(1, 0),
-        after: START,
+        from: START,
         until: at(30),
         n_max: 2,
         bytes_max: 1 << 20,
@@ -109,7 +109,7 @@ pub async fn due_tasks_are_paged_in_order_of_due_time_and_offset(home: At<'_>) {
             ..
         }) = found.tasks.last()
         {
-            page.after = (*due_at, *offset);
+            page.from = (*due_at, offset.next());
         }
     }
     assert_eq!(seen, [9, 3, 5, 8, 1]);
@@ -127,7 +127,7 @@ pub async fn due_keeps_to_its_byte_limit(home: At<'_>) {
     for (bytes_max, n) in [(1, 1), (2_500, 2), (1 << 20, 9)] {
         let page = DuePage {
             shard: shard(1, 0),
-            after: START,
+            from: START,
             until: FAR,
             n_max: 100,
             bytes_max,
@@ -147,9 +147,9 @@ pub async fn due_keeps_to_its_byte_limit(home: At<'_>) {
 pub async fn due_tells_when_the_next_is_due(home: At<'_>) {
     let store = home.open().await;
     with_tasks(&*store, vec![stored(3, parked(at(50)))]).await;
-    let page = |partition, after| DuePage {
+    let page = |partition, from| DuePage {
         shard: shard(1, partition),
-        after,
+        from,
         until: at(10),
         n_max: 5,
         bytes_max: 1 << 20,
@@ -157,8 +157,8 @@ pub async fn due_tells_when_the_next_is_due(home: At<'_>) {
     let pages = [
         page(1, START),
         page(0, START),
-        page(0, (at(50), Offset(2))),
         page(0, (at(50), Offset(3))),
+        page(0, (at(50), Offset(4))),
     ];
     let found = store.due(&pages).await.unwrap();
     assert!(found.iter().all(|page| page.tasks.is_empty()));
@@ -173,7 +173,7 @@ pub async fn tasks_that_are_not_parked_are_not_due(home: At<'_>) {
     with_tasks(&*store, tasks.collect()).await;
     let page = DuePage {
         shard: shard(1, 0),
-        after: START,
+        from: START,
         until: FAR,
         n_max: 100,
         bytes_max: 1 << 20,

@@ -33,6 +33,25 @@ fn leases_survive_a_crash_if_their_workers_say_so() {
 }
 
 #[test]
+fn a_lease_that_nobody_knows_of_outlives_the_end_of_an_older_one() {
+    let mut rig = rig();
+    let id = rig.submit(TaskOptions::default());
+    let older = rig.lease_one("w1");
+    // It runs out, which is saved; of the lease that follows nothing is.
+    rig.pass(SECOND * 40);
+    let newer = rig.lease_one("w2");
+    let mut rig = rig.crash();
+    rig.poll_holding("w1", 0, vec![older]);
+    let call = rig.report(older, failed("late"));
+    assert!(is_reported(rig.answer(call)));
+    rig.pass(SECOND * 5);
+    assert!(rig.lease("w3", 1).is_empty(), "w2 may have it still");
+    let call = rig.report(newer, completed());
+    assert!(is_reported(rig.answer(call)));
+    assert_eq!(rig.state(id), "completed");
+}
+
+#[test]
 fn a_clean_stop_hands_everything_over_and_nothing_waits() {
     let mut rig = rig();
     rig.submit(TaskOptions::default());

@@ -444,7 +444,7 @@ impl Rig {
                 )
             }
             Action::ReadDue(epoch, page) => {
-                let due = self.durable.due(page.after, page.until, page.n_max);
+                let due = self.durable.due(page.from, page.until, page.n_max);
                 Event::DueRead(page.shard, epoch, works.then_some(due))
             }
             Action::ReadKeyed(epoch, page) => {
@@ -538,7 +538,7 @@ impl Durable {
         }
     }
 
-    fn due(&self, after: (Timestamp, Offset), until: Timestamp, n_max: usize) -> DueTasks {
+    fn due(&self, from: (Timestamp, Offset), until: Timestamp, n_max: usize) -> DueTasks {
         let parked: BTreeSet<_> = self
             .rows
             .values()
@@ -546,7 +546,7 @@ impl Durable {
                 StoredState::Parked { due_at, .. } => Some((due_at, row.offset)),
                 _ => None,
             })
-            .filter(|place| *place > after)
+            .filter(|place| *place >= from)
             .collect();
         let taken: Vec<_> = parked
             .iter()

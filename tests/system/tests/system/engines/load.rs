@@ -149,9 +149,8 @@ fn check(cluster: &Cluster, workers: &[TestWorker], ids: &[String]) -> usize {
     runs.values().filter(|n| **n > 1).count()
 }
 
-#[test]
-fn many_tasks_over_many_partitions_run_once_each() {
-    let cluster = Cluster::start();
+/// A member and two APIs that know the pipeline.
+fn start(cluster: &Cluster) -> (Service, [Service; 2]) {
     let (mut member, mut apis) = (cluster.member(), [cluster.api(), cluster.api()]);
     member.ready();
     apis.iter_mut().for_each(Service::ready);
@@ -162,16 +161,26 @@ fn many_tasks_over_many_partitions_run_once_each() {
     wait_until("the other API knows it", || {
         cluster.run(apis[1].client().pipeline(&path("load"))).ok()
     });
+    (member, apis)
+}
+
+/// Submits all tasks, half of them to each API, and gives their ids.
+async fn submit_halves(clients: [Client; 2]) -> Vec<String> {
+    let [one, other] = &clients;
+    let halves = tokio::join!(
+        submit_all(one, "load", N_TASKS / 2),
+        submit_all(other, "load", N_TASKS / 2)
+    );
+    [halves.0, halves.1].concat()
+}
+
+#[test]
+fn many_tasks_over_many_partitions_run_once_each() {
+    let cluster = Cluster::start();
+    let (member, apis) = start(&cluster);
     let workers = workers(&cluster, &member, "load", N_WORKERS);
     let start = Instant::now();
-    let ids = cluster.run(async {
-        let (one, other) = (apis[0].client(), apis[1].client());
-        let halves = tokio::join!(
-            submit_all(&one, "load", N_TASKS / 2),
-            submit_all(&other, "load", N_TASKS / 2)
-        );
-        [halves.0, halves.1].concat()
-    });
+    let ids = cluster.run(submit_halves(apis.each_ref().map(Service::client)));
     println!("accepted after {:.1} s", start.elapsed().as_secs_f64());
     wait_for_all(&cluster, &apis[0], &workers, start);
     let n_again = check(&cluster, &workers, &ids);
@@ -181,18 +190,11 @@ fn many_tasks_over_many_partitions_run_once_each() {
 #[test]
 fn many_tasks_survive_a_member_that_is_killed_again_and_again() {
     let cluster = Cluster::start();
-    let (mut member, mut api) = (cluster.member(), cluster.api());
-    member.ready();
-    api.ready();
-    let spec = spec(N_PARTITIONS);
-    cluster
-        .run(api.client().create_pipeline(&path("load"), &spec))
-        .unwrap();
+    let (mut member, apis) = start(&cluster);
     let workers = workers(&cluster, &member, "load", N_WORKERS);
     let start = Instant::now();
-    // The API takes tasks whether there is a member or not.
-    let client = api.client();
-    let submitting = cluster.spawn(async move { submit_all(&client, "load", N_TASKS).await });
+    // The APIs take tasks whether there is a member or not.
+    let submitting = cluster.spawn(submit_halves(apis.each_ref().map(Service::client)));
     for kill in 1..=KILLS {
         let goal = N_TASKS * kill as usize / (KILLS as usize + 2);
         let deadline = Instant::now() + Duration::from_secs(120);
@@ -205,7 +207,7 @@ fn many_tasks_survive_a_member_that_is_killed_again_and_again() {
         member.start();
     }
     let ids = cluster.run(submitting).unwrap();
-    wait_for_all(&cluster, &api, &workers, start);
+    wait_for_all(&cluster, &apis[0], &workers, start);
     let n_again = check(&cluster, &workers, &ids);
     println!("{n_again} tasks ran more than once over {KILLS} kills");
     // Only what was running or not yet durable at a kill may run again.
