@@ -40,6 +40,14 @@ pub mod pb {
 /// The encoded `FileDescriptorSet` of the protocol, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/workload.v1.bin");
 
+/// How many bytes one side sends of a message before the other has taken them: the largest payload, so that most
+/// messages are sent without waiting.
+#[cfg(any(feature = "client", feature = "server"))]
+const STREAM_WINDOW: u32 = 1 << 20;
+/// The same for all messages of a connection.
+#[cfg(any(feature = "client", feature = "server"))]
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
 /// The request header that names the tenant.
 pub const TENANT_HEADER: &str = "workload-tenant";
 

@@ -13,12 +13,15 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use scheduler_core::{Error, Invalid, Scheduler};
 use tokio::{net::TcpListener, sync::watch};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Status, service::Routes, transport::Server};
+use tonic::{
+    Status,
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
 
 pub use self::tenant::Access;
 use crate::{
-    DESCRIPTORS,
+    CONNECTION_WINDOW, DESCRIPTORS, STREAM_WINDOW,
     pb::{
         application_service_server::ApplicationServiceServer,
         member_service_server::MemberServiceServer, pipeline_service_server::PipelineServiceServer,
@@ -242,7 +245,8 @@ impl Services {
             .http2_max_pending_accept_reset_streams(Some(64))
             .http2_keepalive_interval(Some(self.limits.keepalive_interval))
             .http2_keepalive_timeout(Some(self.limits.keepalive_timeout))
-            .tcp_nodelay(true);
+            .initial_stream_window_size(Some(STREAM_WINDOW))
+            .initial_connection_window_size(Some(CONNECTION_WINDOW));
         if let Some(age) = self.limits.connection_age_max {
             server = server.max_connection_age(age);
         }
@@ -251,7 +255,8 @@ impl Services {
             // An error means that nobody can close any more, which is a close.
             drop(is_closing.wait_for(|closing| *closing).await);
         };
-        let incoming = TcpListenerStream::new(listener);
+        // The server's own setting is for sockets that it binds itself.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let serving = server
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(incoming, closed);

@@ -11,7 +11,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -51,6 +51,8 @@ const N_PARTITIONS: u16 = 8;
 const N_SUBMITTERS: usize = 4;
 const N_WORKERS: usize = 4;
 const SUBMIT_BATCH: usize = 500;
+/// Batches that one submitter has on their way.
+const N_BATCHES: usize = 8;
 const CREDIT: usize = 256;
 const LONG: Duration = Duration::from_secs(60);
 
@@ -85,6 +87,9 @@ async fn main() {
             run.rate / row_floor,
             run.rows_per_task,
         );
+        for (what, waits) in &run.waits {
+            println!("    {}", waits.summary(what));
+        }
     }
 }
 
@@ -176,6 +181,36 @@ async fn tidb_alone(url: &str, n: usize) -> f64 {
 struct Run {
     rate: f64,
     rows_per_task: f64,
+    waits: Vec<(&'static str, Waits)>,
+}
+
+/// How long calls of one kind took, and how many tasks each was for.
+#[derive(Debug, Default, Clone)]
+struct Waits(Arc<Mutex<Vec<(Duration, usize)>>>);
+
+impl Waits {
+    fn note(&self, since: Instant, n_tasks: usize) {
+        self.0.lock().unwrap().push((since.elapsed(), n_tasks));
+    }
+
+    fn summary(&self, what: &str) -> String {
+        let mut waits = self.0.lock().unwrap();
+        waits.sort_unstable();
+        let n_tasks: usize = waits.iter().map(|(_, n)| n).sum();
+        let at = |part: f64| {
+            let place = (waits.len() as f64 * part) as usize;
+            waits
+                .get(place)
+                .map_or(0.0, |(wait, _)| wait.as_secs_f64() * 1e3)
+        };
+        format!(
+            "{what:<16} {:>7} calls of {:>5.0} tasks  p50 {:>6.1} ms  p99 {:>6.1} ms",
+            waits.len(),
+            n_tasks as f64 / waits.len().max(1) as f64,
+            at(0.5),
+            at(0.99),
+        )
+    }
 }
 
 /// Submits over gRPC, through Kafka, leases and reports over gRPC, until every report is durable.
@@ -203,6 +238,7 @@ async fn whole(kafka: &Kafka, tidb: &Tidb, n: usize, retention: Retention) -> Ru
     let counting = Arc::new(Counting {
         store: store.store(),
         n_rows: AtomicUsize::new(0),
+        flushes: Waits::default(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -241,11 +277,18 @@ async fn whole(kafka: &Kafka, tidb: &Tidb, n: usize, retention: Retention) -> Ru
     let n_done = Arc::new(AtomicUsize::new(0));
     let start = Instant::now();
     let client = || Client::new(connect(&address).unwrap(), path.tenant.clone());
+    let [submits, polls, reports] = [(); 3].map(|()| Waits::default());
     let submitting: Vec<_> = (0..N_SUBMITTERS)
-        .map(|_| tokio::spawn(submit(client(), path.clone(), n / N_SUBMITTERS)))
+        .map(|_| {
+            let n = n / N_SUBMITTERS;
+            tokio::spawn(submit(client(), path.clone(), n, submits.clone()))
+        })
         .collect();
     let working: Vec<_> = (0..N_WORKERS)
-        .map(|i| tokio::spawn(work(client(), path.clone(), i, n, Arc::clone(&n_done))))
+        .map(|i| {
+            let (n_done, waits) = (Arc::clone(&n_done), [polls.clone(), reports.clone()]);
+            tokio::spawn(work(client(), path.clone(), i, n, n_done, waits))
+        })
         .collect();
     for task in submitting.into_iter().chain(working) {
         task.await.unwrap();
@@ -257,27 +300,55 @@ async fn whole(kafka: &Kafka, tidb: &Tidb, n: usize, retention: Retention) -> Ru
     Run {
         rate,
         rows_per_task: n_rows as f64 / n as f64,
+        waits: vec![
+            ("submit, batch", submits),
+            ("poll", polls),
+            ("report, batch", reports),
+            ("flush in TiDB", counting.flushes.clone()),
+        ],
     }
 }
 
-async fn submit(client: Client, path: PipelinePath, n: usize) {
+/// Submits with a few batches on their way at a time, as a producer does.
+async fn submit(client: Client, path: PipelinePath, n: usize, waits: Waits) {
     let task = Submit::new(payload());
+    let mut submitting = tokio::task::JoinSet::new();
     for first in (0..n).step_by(SUBMIT_BATCH) {
         let batch = vec![task.clone(); SUBMIT_BATCH.min(n - first)];
-        let answers = client.submit_batch(&path, batch).await.unwrap();
-        assert!(answers.iter().all(Result::is_ok));
+        let (client, path, waits) = (client.clone(), path.clone(), waits.clone());
+        submitting.spawn(async move {
+            let start = Instant::now();
+            let answers = client.submit_batch(&path, batch).await.unwrap();
+            waits.note(start, answers.len());
+            assert!(answers.iter().all(Result::is_ok));
+        });
+        while submitting.len() >= N_BATCHES {
+            submitting.join_next().await.unwrap().unwrap();
+        }
+    }
+    while let Some(submitted) = submitting.join_next().await {
+        submitted.unwrap();
     }
 }
 
 /// Polls and reports side by side, so that a report that waits for its flush holds up no poll.
-async fn work(client: Client, path: PipelinePath, i: usize, n: usize, n_done: Arc<AtomicUsize>) {
+async fn work(
+    client: Client,
+    path: PipelinePath,
+    i: usize,
+    n: usize,
+    n_done: Arc<AtomicUsize>,
+    [polls, reported]: [Waits; 2],
+) {
     let mut reporting = tokio::task::JoinSet::new();
     while n_done.load(Ordering::Relaxed) < n {
         let poll = Poll {
             wait: Duration::from_millis(500),
             ..Poll::new(format!("worker-{i}").as_str().try_into().unwrap(), CREDIT)
         };
+        let start = Instant::now();
         let leased = client.lease(&path, poll).await.unwrap();
+        polls.note(start, leased.tasks.len());
         let reports: Vec<_> = leased
             .tasks
             .into_iter()
@@ -293,8 +364,11 @@ async fn work(client: Client, path: PipelinePath, i: usize, n: usize, n_done: Ar
             continue;
         }
         let (client, n_done) = (client.clone(), Arc::clone(&n_done));
+        let reported = reported.clone();
         reporting.spawn(async move {
+            let start = Instant::now();
             let answers = client.report_batch(reports).await.unwrap();
+            reported.note(start, answers.len());
             assert!(answers.iter().all(Result::is_ok));
             n_done.fetch_add(answers.len(), Ordering::Relaxed);
         });
@@ -310,6 +384,7 @@ async fn work(client: Client, path: PipelinePath, i: usize, n: usize, n_done: Ar
 struct Counting {
     store: Arc<dyn TaskStore>,
     n_rows: AtomicUsize,
+    flushes: Waits,
 }
 
 #[async_trait]
@@ -322,7 +397,10 @@ impl TaskStore for Counting {
         let rows = |part: &ShardFlush| 1 + part.tasks.len() + part.done.len() + part.keys.len();
         let n_rows = parts.iter().map(rows).sum();
         self.n_rows.fetch_add(n_rows, Ordering::Relaxed);
-        self.store.flush(parts).await
+        let start = Instant::now();
+        let flushed = self.store.flush(parts).await;
+        self.flushes.note(start, n_rows);
+        flushed
     }
 
     async fn release(&self, shards: &[(ShardId, Epoch)]) -> Result<(), PortError> {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
+use crate::{CONNECTION_WINDOW, STREAM_WINDOW};
+
 /// The endpoint cannot be one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{endpoint:?} is no endpoint; say http://HOST:PORT or unix:/PATH")]
@@ -38,6 +40,8 @@ pub fn connect(endpoint: &str) -> Result<Channel, ConnectError> {
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         .tcp_nodelay(true)
+        .initial_stream_window_size(Some(STREAM_WINDOW))
+        .initial_connection_window_size(Some(CONNECTION_WINDOW))
         .connect_lazy())
 }
 
