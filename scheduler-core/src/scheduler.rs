@@ -5,6 +5,7 @@ mod directory;
 mod operate;
 mod pipelines;
 mod read;
+mod redrive;
 mod route;
 mod submit;
 mod work;
@@ -17,7 +18,10 @@ use std::{
 
 use tokio::sync::watch;
 
-pub use self::deletion::Deleted;
+pub use self::{
+    deletion::Deleted,
+    redrive::{Halted, RedriveMany, Redriving},
+};
 use self::{directory::Directory, route::Route};
 use crate::{
     Config, Error, Pipeline, PipelineNumber, PipelinePath, TaskId, TenantName,

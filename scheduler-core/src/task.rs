@@ -54,6 +54,27 @@ pub struct Failure {
     pub detail: Bytes,
 }
 
+impl Failure {
+    /// What failures of one cause have in common: the code, and the message without its words that have digits (ids,
+    /// times, sizes), at most 256 of them. FNV-1a, 64 bit.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let words = self.message.split(|c: char| !c.is_alphanumeric());
+        let words = words.filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+        let message = words.filter(|word| !word.is_empty()).take(256);
+        let all = std::iter::once(self.code.as_str()).chain(message);
+        let bytes = all.flat_map(|word| word.bytes().chain(std::iter::once(b' ')));
+        fnv1a(bytes)
+    }
+}
+
+/// FNV-1a, 64 bit.
+pub(crate) fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// What went wrong in one attempt; kept with the task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptError {

@@ -19,7 +19,7 @@ use crate::{
         log::{Appended, NewTask},
         store::KeyRow,
     },
-    task::state::State,
+    task::{fnv1a, state::State},
 };
 
 /// How long to wait after a key could not be looked up.
@@ -61,9 +61,7 @@ struct KeyedSubmit {
 /// Tells whether two submits ask for the same: FNV-1a (64 bit) of the data. Stored, so it never changes.
 #[must_use]
 pub(super) fn fingerprint(data: &[u8]) -> u64 {
-    data.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    fnv1a(data.iter().copied())
 }
 
 impl Shard {

@@ -246,3 +246,21 @@ fn the_state_table_is_current() {
     }
     expect_file!["../../../docs/state_machine.md"].assert_eq(&table);
 }
+
+#[test]
+fn failures_of_one_cause_have_one_fingerprint() {
+    let fingerprint = |code: &str, message: &str| {
+        let failure = Failure {
+            code: code.try_into().unwrap(),
+            message: message.to_owned(),
+            retryable: true,
+            detail: "".into(),
+        };
+        failure.fingerprint()
+    };
+    let one = fingerprint("http", "GET /orders/17: 503 after 20ms");
+    assert_eq!(one, fingerprint("http", "GET /orders/4711a: 503 after 3ms"));
+    assert_ne!(one, fingerprint("http", "GET /users/17: 503 after 20ms"));
+    assert_ne!(one, fingerprint("dns", "GET /orders/17: 503 after 20ms"));
+    assert_ne!(fingerprint("a", "b c"), fingerprint("a", "bc"));
+}
