@@ -69,7 +69,9 @@ mod time;
 pub mod watermark;
 
 #[cfg(feature = "driver")]
-pub use self::scheduler::{Deleted, FrontPorts, Halted, Ports, RedriveMany, Redriving, Scheduler};
+pub use self::scheduler::{
+    Deleted, FrontPorts, Halted, Ports, Redrive, RedriveMany, Redriving, Scheduler,
+};
 pub use self::{
     call::{
         Heartbeat, Held, Leased, LeasedTask, ListTasks, Poll, Report, Submit, Submitted, TaskPage,

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 pub use self::{
     deletion::Deleted,
-    redrive::{Halted, RedriveMany, Redriving},
+    redrive::{Halted, Redrive, RedriveMany, Redriving},
 };
 use self::{directory::Directory, route::Route};
 use crate::{

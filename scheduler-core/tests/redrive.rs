@@ -10,8 +10,8 @@ use std::{
 };
 
 use scheduler_core::{
-    Config, Error, Failure, Halted, ListTasks, Outcome, PipelinePath, PipelineSpec, Poll,
-    RedriveMany, Report, Scheduler, StateName, Submit, memory,
+    Config, Error, Failure, Halted, ListTasks, Outcome, PipelinePath, PipelineSpec, Poll, Redrive,
+    RedriveMany, Redriving, Report, Scheduler, StateName, Submit, memory,
 };
 
 const N: usize = 100_000;
@@ -86,6 +86,11 @@ async fn dead_letters(n: usize) -> (Scheduler, PipelinePath, Arc<Worker>) {
     (scheduler, path, worker)
 }
 
+async fn all_of(mut redrive: Redrive) -> Redriving {
+    while redrive.step().await.unwrap().is_some() {}
+    redrive.so_far().clone()
+}
+
 async fn n_discarded(scheduler: &Scheduler, path: &PipelinePath) -> usize {
     let mut query = ListTasks {
         states: vec![StateName::Discarded],
@@ -110,7 +115,7 @@ async fn a_fault_that_is_still_there_halts_it_after_eleven_failures_at_most() {
         worker.n_good.store(n_good, Ordering::Relaxed);
         worker.n_failed.store(0, Ordering::Relaxed);
         let query = RedriveMany::default();
-        let redriving = scheduler.redrive_many(&path, query, |_| {}).await.unwrap();
+        let redriving = all_of(scheduler.redrive_many(&path, query).await.unwrap()).await;
         assert_eq!(redriving.n_redriven, n_redriven);
         let halted = redriving.halted.unwrap();
         assert!(
@@ -127,14 +132,15 @@ async fn a_fault_that_is_mended_lets_all_of_them_run() {
     worker.n_good.store(usize::MAX, Ordering::Relaxed);
     let mut steps = Vec::new();
     let query = RedriveMany::default();
-    let redriving = scheduler
-        .redrive_many(&path, query, |step| steps.push(step.n_redriven))
-        .await
-        .unwrap();
+    let mut redrive = scheduler.redrive_many(&path, query).await.unwrap();
+    while let Some(step) = redrive.step().await.unwrap() {
+        steps.push(step.n_redriven);
+    }
+    let redriving = redrive.so_far().clone();
     assert_eq!((redriving.n_found, redriving.n_redriven), (N, N));
     assert_eq!((redriving.n_skipped, redriving.halted), (0, None));
     steps.dedup();
-    assert_eq!(steps[..4], [0, 1, 11, 11 + N / 100]);
+    assert_eq!(steps[..3], [1, 11, 11 + N / 100]);
     assert_eq!(n_discarded(&scheduler, &path).await, 0);
 }
 
@@ -142,18 +148,18 @@ async fn a_fault_that_is_mended_lets_all_of_them_run() {
 async fn only_what_is_asked_for_is_redriven() {
     let (scheduler, path, worker) = dead_letters(20).await;
     worker.n_good.store(usize::MAX, Ordering::Relaxed);
-    let redrive = |query| scheduler.redrive_many(&path, query, |_| {});
+    let redrive = async |query| scheduler.redrive_many(&path, query).await;
     let other = RedriveMany {
         code: Some("another".try_into().unwrap()),
         ..RedriveMany::default()
     };
-    assert_eq!(redrive(other).await.unwrap().n_found, 0);
+    assert_eq!(redrive(other).await.unwrap().so_far().n_found, 0);
     let some = RedriveMany {
         code: Some("bug".try_into().unwrap()),
         limit: 5,
         ..RedriveMany::default()
     };
-    let redriving = redrive(some).await.unwrap();
+    let redriving = all_of(redrive(some).await.unwrap()).await;
     assert_eq!((redriving.n_found, redriving.n_redriven), (5, 5));
     assert_eq!(n_discarded(&scheduler, &path).await, 15);
     let none = RedriveMany {
@@ -172,7 +178,7 @@ async fn it_halts_where_nothing_runs() {
         patience: Duration::from_millis(100),
         ..RedriveMany::default()
     };
-    let redriving = scheduler.redrive_many(&path, hasty, |_| {}).await.unwrap();
+    let redriving = all_of(scheduler.redrive_many(&path, hasty).await.unwrap()).await;
     assert_eq!(redriving.n_redriven, 1);
     assert_eq!(redriving.halted, Some(Halted::NoVerdict { n: 1 }));
 }

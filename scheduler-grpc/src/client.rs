@@ -8,8 +8,8 @@ use std::time::Duration;
 use prost_types::Timestamp as WireTime;
 use scheduler_core::{
     ApplicationPath, Deleted, Error, Heartbeat, Leased, ListTasks, Pipeline, PipelinePath,
-    PipelineSpec, Poll, Report, Revision, Submit, Submitted, TaskId, TaskPage, TaskView,
-    TenantName, port::catalog::Application,
+    PipelineSpec, Poll, RedriveMany, Redriving, Report, Revision, Submit, Submitted, TaskId,
+    TaskPage, TaskView, TenantName, port::catalog::Application,
 };
 use tonic::{
     Request,
@@ -36,6 +36,8 @@ use crate::{
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// A call's deadline, on top of what it is asked to wait.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A redrive's deadline: it ends when its tasks have run.
+const REDRIVE_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// A tenant's connection to a scheduler; clones share it.
 ///
@@ -216,6 +218,31 @@ impl Client {
         };
         let answer = call!(self.PipelineServiceClient.delete(request, CALL_TIMEOUT))?;
         Ok(convert::deleted(&answer))
+    }
+
+    /// Redrives the dead letters of a pipeline, a few first, and tells after every step how far it is. Dropping it ends
+    /// it where it is.
+    ///
+    /// # Errors
+    /// As the server says. It may have gone some way then; another call goes on.
+    pub async fn redrive_many(
+        &self,
+        path: &PipelinePath,
+        query: RedriveMany,
+        mut on_step: impl FnMut(&Redriving),
+    ) -> Result<Redriving, Error> {
+        let request = convert::redrive_request(path, query);
+        let mut steps = call!(self.PipelineServiceClient.redrive(request, REDRIVE_TIMEOUT))?;
+        let mut so_far = Redriving::default();
+        while let Some(step) = steps
+            .message()
+            .await
+            .map_err(|status| from_status(&status))?
+        {
+            so_far = convert::redriving(step)?;
+            on_step(&so_far);
+        }
+        Ok(so_far)
     }
 
     /// Submits a task.

@@ -5,6 +5,7 @@
 
 mod member;
 mod pipeline;
+mod redrive;
 mod task;
 mod time;
 mod worker;
@@ -20,6 +21,8 @@ pub use self::{
 };
 
 pub(crate) use self::pipeline::deleted;
+#[cfg(feature = "client")]
+pub(crate) use self::redrive::{redrive_request, redriving};
 #[cfg(feature = "server")]
 pub(crate) use self::task::WAIT;
 

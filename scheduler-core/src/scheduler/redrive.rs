@@ -127,57 +127,33 @@ impl Letter {
 }
 
 impl Scheduler {
-    /// Redrives the dead letters of a pipeline, carefully: the first one, then 10, then a hundredth of all, each once
-    /// those before have completed or failed in another way, and then the rest. It halts when one fails again
-    /// with the [fingerprint](Failure::fingerprint) that it had, so that dead letters of a fault that is still
-    /// there stay what they are. `progress` is told after every step.
+    /// Begins to redrive the dead letters of a pipeline; [`Redrive::step`] does it.
     ///
     /// # Errors
-    /// `NotFound`; `Invalid` for a limit that is none. After any other error it may have gone some way.
-    ///
-    /// # Cancel safety
-    /// Dropping it ends it where it is: what was redriven runs, and another call goes on with the rest.
+    /// `NotFound`; `Invalid` for a limit that is none.
     pub async fn redrive_many(
         &self,
         path: &PipelinePath,
         query: RedriveMany,
-        mut progress: impl FnMut(&Redriving) + Send,
-    ) -> Result<Redriving, Error> {
+    ) -> Result<Redrive, Error> {
         if !(1..=LIMIT_MAX).contains(&query.limit) {
             return Err(Invalid::new("limit", "must be 1 to 100000").into());
         }
         let letters = self.dead_letters(path, &query).await?;
-        let mut so_far = Redriving {
-            n_found: letters.len(),
-            ..Redriving::default()
-        };
-        progress(&so_far);
-        let mut watched = VecDeque::new();
-        let mut rest = letters.as_slice();
-        for size in stages(letters.len()) {
-            let (stage, later) = rest.split_at(size);
-            rest = later;
-            for batch in stage.chunks(BATCH) {
-                watched.extend(self.redrive_each(&path.tenant, batch, &mut so_far).await?);
-                if later.is_empty() {
-                    self.look(&path.tenant, &mut watched, &mut so_far).await?;
-                }
-                progress(&so_far);
-                if so_far.halted.is_some() {
-                    return Ok(so_far);
-                }
-            }
-            if !later.is_empty() {
-                let until = self.shared.ports.clock.now() + query.patience;
-                self.await_verdicts(&path.tenant, &mut watched, &mut so_far, until)
-                    .await?;
-                progress(&so_far);
-                if so_far.halted.is_some() {
-                    return Ok(so_far);
-                }
-            }
-        }
-        Ok(so_far)
+        Ok(Redrive {
+            scheduler: self.clone(),
+            tenant: path.tenant.clone(),
+            stages: stages(letters.len()).into(),
+            so_far: Redriving {
+                n_found: letters.len(),
+                ..Redriving::default()
+            },
+            letters: letters.into(),
+            n_left: 0,
+            patience: query.patience,
+            waits: None,
+            watched: VecDeque::new(),
+        })
     }
 
     /// The oldest dead letters of each partition, in the order in which they were accepted there.
@@ -212,26 +188,6 @@ impl Scheduler {
         }
     }
 
-    /// Redrives these, and tells which of them are dead letters no longer by that.
-    async fn redrive_each(
-        &self,
-        tenant: &TenantName,
-        letters: &[Letter],
-        so_far: &mut Redriving,
-    ) -> Result<Vec<Letter>, Error> {
-        let redriven = self
-            .each(letters, |this, id| {
-                let tenant = tenant.clone();
-                async move { this.redrive_patiently(&tenant, id).await }
-            })
-            .await?;
-        let is_done = |letter: &&Letter| redriven.get(&letter.id) == Some(&true);
-        let done: Vec<_> = letters.iter().filter(is_done).copied().collect();
-        so_far.n_redriven += done.len();
-        so_far.n_skipped += letters.len() - done.len();
-        Ok(done)
-    }
-
     /// Redrives one task, and tries again while its shard moves; false if it cannot be redriven.
     async fn redrive_patiently(&self, tenant: &TenantName, id: TaskId) -> Result<bool, Error> {
         let clock = &self.shared.ports.clock;
@@ -253,76 +209,6 @@ impl Scheduler {
                 Err(err) => return Err(err),
             }
         }
-    }
-
-    /// Looks again and again until each of these has ended or failed; halts where one has not in time.
-    async fn await_verdicts(
-        &self,
-        tenant: &TenantName,
-        watched: &mut VecDeque<Letter>,
-        so_far: &mut Redriving,
-        until: Timestamp,
-    ) -> Result<(), Error> {
-        let clock = &self.shared.ports.clock;
-        let mut pause = LOOK_FIRST;
-        loop {
-            self.look(tenant, watched, so_far).await?;
-            if watched.is_empty() || so_far.halted.is_some() {
-                return Ok(());
-            }
-            if clock.now() >= until {
-                let n = watched.len();
-                so_far.halted = Some(Halted::NoVerdict { n });
-                return Ok(());
-            }
-            clock.sleep_until(until.min(clock.now() + pause)).await;
-            pause = LOOK_LAST.min(pause * 2);
-        }
-    }
-
-    /// Looks at the first of those that were redriven, and drops those of which it is known what became of them.
-    async fn look(
-        &self,
-        tenant: &TenantName,
-        watched: &mut VecDeque<Letter>,
-        so_far: &mut Redriving,
-    ) -> Result<(), Error> {
-        let now = watched.len().min(BATCH);
-        let looked_at: Vec<_> = watched.drain(..now).collect();
-        let views = self
-            .each(&looked_at, |this, id| {
-                let tenant = tenant.clone();
-                async move {
-                    match this.get(&tenant, id).await {
-                        Ok(view) => Ok(Some(view)),
-                        // It has ended well, and its result is not kept.
-                        Err(Error::Gone(_)) => Ok(None),
-                        Err(err) => Err(err),
-                    }
-                }
-            })
-            .await;
-        let views = match views {
-            Ok(views) => views,
-            Err(Error::Unavailable { .. } | Error::Overloaded { .. }) => HashMap::new(),
-            Err(err) => return Err(err),
-        };
-        for letter in looked_at {
-            let verdict = match views.get(&letter.id) {
-                Some(Some(view)) => letter.judge(view),
-                Some(None) => Verdict::Changed,
-                None => Verdict::None,
-            };
-            match verdict {
-                Verdict::Changed => so_far.n_changed += 1,
-                Verdict::Again(failure) => {
-                    let id = letter.id;
-                    so_far.halted = Some(Halted::SameFailure { id, failure });
-                }
-                Verdict::None => watched.push_back(letter),
-            }
-        }
-        Ok(())
     }
 
     /// Makes one call for each of these, some at once.
@@ -355,6 +241,148 @@ impl Scheduler {
             take(calls.join_next().await)?;
         }
         Ok(answers)
+    }
+}
+
+/// A redrive of many, on its way: the first dead letter, then 10, then a hundredth of all, each once those before have
+/// completed or failed in another way, and then the rest. It halts when one fails again with the
+/// [fingerprint](Failure::fingerprint) that it had, so that dead letters of a fault that is still there stay what they
+/// are.
+///
+/// Dropping it ends it where it is: what was redriven runs, and another one goes on with the rest.
+#[derive(Debug)]
+pub struct Redrive {
+    scheduler: Scheduler,
+    tenant: TenantName,
+    /// Those that are still to be redriven.
+    letters: VecDeque<Letter>,
+    stages: VecDeque<usize>,
+    /// How many of `letters` belong to the stage that has begun.
+    n_left: usize,
+    patience: Duration,
+    /// The stage is redriven: until when to wait for it, and how long to the next look.
+    waits: Option<(Timestamp, Duration)>,
+    /// Redriven, and not known to have changed.
+    watched: VecDeque<Letter>,
+    so_far: Redriving,
+}
+
+impl Redrive {
+    /// How far it is.
+    #[must_use]
+    pub fn so_far(&self) -> &Redriving {
+        &self.so_far
+    }
+
+    /// Goes one step, of some seconds at most, and tells how far it is; `None` once it is over or has halted.
+    ///
+    /// # Errors
+    /// As the scheduler says. Another step tries again; what was redriven before the error counts as skipped then.
+    ///
+    /// # Cancel safety
+    /// Tasks of a dropped step may have been redriven without being counted.
+    pub async fn step(&mut self) -> Result<Option<&Redriving>, Error> {
+        if self.so_far.halted.is_some() {
+            return Ok(None);
+        }
+        if let Some((until, pause)) = self.waits {
+            self.look().await?;
+            let now = self.scheduler.shared.ports.clock.now();
+            if self.watched.is_empty() {
+                self.waits = None;
+            } else if now >= until && self.so_far.halted.is_none() {
+                let n = self.watched.len();
+                self.so_far.halted = Some(Halted::NoVerdict { n });
+            } else if self.so_far.halted.is_none() {
+                self.waits = Some((until, LOOK_LAST.min(pause * 2)));
+                let next = until.min(now + pause);
+                self.scheduler.shared.ports.clock.sleep_until(next).await;
+            }
+            return Ok(Some(&self.so_far));
+        }
+        if self.n_left == 0 {
+            match self.stages.pop_front() {
+                Some(size) => self.n_left = size,
+                None => return Ok(None),
+            }
+        }
+        let is_last = self.stages.is_empty();
+        let batch: Vec<_> = self.letters.drain(..self.n_left.min(BATCH)).collect();
+        if let Err(err) = self.redrive(&batch).await {
+            batch
+                .into_iter()
+                .rev()
+                .for_each(|letter| self.letters.push_front(letter));
+            return Err(err);
+        }
+        self.n_left -= batch.len();
+        if is_last {
+            // Nobody waits for these: there is only a look at them on the way.
+            self.look().await?;
+        } else if self.n_left == 0 {
+            let until = self.scheduler.shared.ports.clock.now() + self.patience;
+            self.waits = Some((until, LOOK_FIRST));
+        }
+        Ok(Some(&self.so_far))
+    }
+
+    async fn redrive(&mut self, batch: &[Letter]) -> Result<(), Error> {
+        let redriven = self
+            .scheduler
+            .each(batch, |scheduler, id| {
+                let tenant = self.tenant.clone();
+                async move { scheduler.redrive_patiently(&tenant, id).await }
+            })
+            .await?;
+        let is_done = |letter: &&Letter| redriven.get(&letter.id) == Some(&true);
+        let n_watched = self.watched.len();
+        self.watched.extend(batch.iter().filter(is_done));
+        let n_done = self.watched.len() - n_watched;
+        self.so_far.n_redriven += n_done;
+        self.so_far.n_skipped += batch.len() - n_done;
+        Ok(())
+    }
+
+    /// Looks at the first of those that were redriven, and drops those of which it is known what became of them.
+    async fn look(&mut self) -> Result<(), Error> {
+        let n = self.watched.len().min(BATCH);
+        let looked_at: Vec<_> = self.watched.range(..n).copied().collect();
+        let views = self
+            .scheduler
+            .each(&looked_at, |scheduler, id| {
+                let tenant = self.tenant.clone();
+                async move {
+                    match scheduler.get(&tenant, id).await {
+                        Ok(view) => Ok(Some(view)),
+                        // It has ended well, and its result is not kept.
+                        Err(Error::Gone(_)) => Ok(None),
+                        Err(err) => Err(err),
+                    }
+                }
+            })
+            .await;
+        let views = match views {
+            Ok(views) => views,
+            Err(Error::Unavailable { .. } | Error::Overloaded { .. }) => return Ok(()),
+            Err(err) => return Err(err),
+        };
+        self.watched.drain(..n);
+        for letter in looked_at {
+            let verdict = match views.get(&letter.id) {
+                Some(Some(view)) => letter.judge(view),
+                Some(None) => Verdict::Changed,
+                None => Verdict::None,
+            };
+            match verdict {
+                Verdict::Changed => self.so_far.n_changed += 1,
+                Verdict::Again(failure) => {
+                    let id = letter.id;
+                    self.so_far.halted = Some(Halted::SameFailure { id, failure });
+                }
+                Verdict::None => self.watched.push_back(letter),
+            }
+        }
+        Ok(())
     }
 }
 

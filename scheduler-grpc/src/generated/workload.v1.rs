@@ -3422,6 +3422,70 @@ pub struct DrainPipelineRequest {
     #[prost(string, tag = "2")]
     pub pipeline: ::prost::alloc::string::String,
 }
+/// Redrives dead letters of a pipeline.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RedrivePipelineRequest {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+    /// Only tasks whose last failure has this code; empty means all.
+    #[prost(string, tag = "3")]
+    pub code: ::prost::alloc::string::String,
+    /// At most so many, the oldest of each partition first; 0 means 100,000, the most.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+    /// How long each of the first stages may take; without it, 5 min.
+    #[prost(message, optional, tag = "5")]
+    pub patience: ::core::option::Option<::prost_types::Duration>,
+}
+/// How far a redrive is; the last one says how it ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RedriveProgress {
+    /// Dead letters that it is about.
+    #[prost(uint32, tag = "1")]
+    pub found: u32,
+    /// Of these, redriven so far.
+    #[prost(uint32, tag = "2")]
+    pub redriven: u32,
+    /// Could not be redriven: malformed, redriven by someone else, or kept no longer.
+    #[prost(uint32, tag = "3")]
+    pub skipped: u32,
+    /// Known to have completed since, or to have failed in another way than before.
+    #[prost(uint32, tag = "4")]
+    pub changed: u32,
+    /// Why it went no further.
+    #[prost(oneof = "redrive_progress::Halted", tags = "5, 6")]
+    pub halted: ::core::option::Option<redrive_progress::Halted>,
+}
+/// Nested message and enum types in `RedriveProgress`.
+pub mod redrive_progress {
+    /// Why it went no further.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Halted {
+        /// A task failed again as it did before.
+        #[prost(message, tag = "5")]
+        SameFailure(super::SameFailure),
+        /// So many tasks of a stage did not end in time, nor fail.
+        #[prost(uint32, tag = "6")]
+        NoVerdict(u32),
+    }
+}
+/// A task that failed again as it did before.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SameFailure {
+    /// The task.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The failure's code.
+    #[prost(string, tag = "2")]
+    pub code: ::prost::alloc::string::String,
+    /// The failure's message.
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+}
 /// Whether a pipeline takes tasks and starts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -3739,6 +3803,33 @@ pub mod pipeline_service_client {
                 .insert(GrpcMethod::new("workload.v1.PipelineService", "Drain"));
             self.inner.unary(req, path, codec).await
         }
+        /// Redrives dead letters: one, then 10, then a hundredth of all, each once those before have completed or
+        /// failed in another way, and then the rest. Halts when one fails again as it did before. Tells after every
+        /// step how far it is. A call that is given up goes no further; what was redriven runs.
+        pub async fn redrive(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RedrivePipelineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RedriveProgress>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.PipelineService/Redrive",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.PipelineService", "Redrive"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3802,6 +3893,19 @@ pub mod pipeline_service_server {
             &self,
             request: tonic::Request<super::DrainPipelineRequest>,
         ) -> std::result::Result<tonic::Response<super::Pipeline>, tonic::Status>;
+        /// Server streaming response type for the Redrive method.
+        type RedriveStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RedriveProgress, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Redrives dead letters: one, then 10, then a hundredth of all, each once those before have completed or
+        /// failed in another way, and then the rest. Halts when one fails again as it did before. Tells after every
+        /// step how far it is. A call that is given up goes no further; what was redriven runs.
+        async fn redrive(
+            &self,
+            request: tonic::Request<super::RedrivePipelineRequest>,
+        ) -> std::result::Result<tonic::Response<Self::RedriveStream>, tonic::Status>;
     }
     /// Pipelines of the caller's tenant.
     #[derive(Debug)]
@@ -4236,6 +4340,53 @@ pub mod pipeline_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.PipelineService/Redrive" => {
+                    #[allow(non_camel_case_types)]
+                    struct RedriveSvc<T: PipelineService>(pub Arc<T>);
+                    impl<
+                        T: PipelineService,
+                    > tonic::server::ServerStreamingService<
+                        super::RedrivePipelineRequest,
+                    > for RedriveSvc<T> {
+                        type Response = super::RedriveProgress;
+                        type ResponseStream = T::RedriveStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RedrivePipelineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PipelineService>::redrive(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RedriveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

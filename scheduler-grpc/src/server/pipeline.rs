@@ -1,8 +1,9 @@
 //! `PipelineService` over the scheduler.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
-use scheduler_core::{Error, PipelineSpec, Revision};
+use futures::{Stream, stream};
+use scheduler_core::{Error, PipelineSpec, Redrive, RedriveMany, Revision};
 use tonic::{Request, Response, Status};
 
 use super::Shared;
@@ -17,6 +18,24 @@ pub(super) struct PipelineServer(pub(super) Arc<Shared>);
 
 fn spec_of(spec: Option<pb::PipelineSpec>) -> Result<PipelineSpec, Status> {
     PipelineSpec::try_from(spec.unwrap_or_default()).map_err(|fault| to_status(&fault.into()))
+}
+
+type Progress = Pin<Box<dyn Stream<Item = Result<pb::RedriveProgress, Status>> + Send>>;
+
+/// Steps until it is over; dropping the stream ends it where it is.
+fn steps(redrive: Redrive) -> Progress {
+    let step = async |redrive: Option<Redrive>| {
+        let mut redrive = redrive?;
+        match redrive.step().await {
+            Ok(Some(so_far)) => {
+                let progress = so_far.into();
+                Some((Ok(progress), Some(redrive)))
+            }
+            Ok(None) => None,
+            Err(err) => Some((Err(to_status(&err)), None)),
+        }
+    };
+    Box::pin(stream::unfold(Some(redrive), step))
 }
 
 #[tonic::async_trait]
@@ -127,5 +146,20 @@ impl PipelineService for PipelineServer {
         let drained = self.0.scheduler.drain(&path).await;
         let drained = drained.map_err(|err| to_status(&err))?;
         Ok(Response::new((&*drained).into()))
+    }
+
+    type RedriveStream = Progress;
+
+    async fn redrive(
+        &self,
+        request: Request<pb::RedrivePipelineRequest>,
+    ) -> Result<Response<Progress>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let query = RedriveMany::try_from(request).map_err(|fault| to_status(&fault.into()))?;
+        let redrive = self.0.scheduler.redrive_many(&path, query).await;
+        let redrive = redrive.map_err(|err| to_status(&err))?;
+        Ok(Response::new(steps(redrive)))
     }
 }

@@ -27,6 +27,7 @@ mod options;
 mod pipeline;
 mod probe;
 mod problem;
+mod redrive;
 mod server;
 mod task;
 mod time;

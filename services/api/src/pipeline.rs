@@ -23,7 +23,7 @@ use crate::{
     limits::LimitsJson,
     options::OptionsJson,
     problem::Problem,
-    task,
+    redrive, task,
     view::PipelineJson,
 };
 
@@ -45,6 +45,10 @@ pub(crate) fn routes() -> Router<Api> {
         .route(
             "/applications/{app}/pipelines/{pipeline}/drain",
             post(drain),
+        )
+        .route(
+            "/applications/{app}/pipelines/{pipeline}/redrive",
+            post(redrive::redrive),
         )
 }
 

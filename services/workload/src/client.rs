@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{Method, Request, StatusCode, body::Incoming, header};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -61,17 +61,7 @@ impl Api {
         body: Bytes,
         wait: Duration,
     ) -> Result<Answer, Failure> {
-        let uri = format!("{}{path}", self.server);
-        let mut request = Request::builder()
-            .method(method)
-            .uri(&uri)
-            .header(header::CONTENT_TYPE, "application/json");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request
-            .body(Full::new(body))
-            .map_err(|err| Failure::Usage(format!("{uri} cannot be called: {err}")))?;
+        let request = self.request(method, path, headers, body)?;
         let exchange = async {
             let response = self
                 .client
@@ -79,10 +69,7 @@ impl Api {
                 .await
                 .map_err(|err| self.unreachable(&err))?;
             let (head, body) = response.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-            let body =
-                body.map_err(|err| Failure::Unreachable(format!("the answer broke off: {err}")))?;
-            Ok((head, body.to_bytes()))
+            Ok((head, whole(body).await?))
         };
         let (head, body) = tokio::time::timeout(CALL_WAIT + wait, exchange)
             .await
@@ -108,6 +95,54 @@ impl Api {
         }
     }
 
+    /// Posts, and hands on the answer line by line as it comes, however long that takes.
+    pub(crate) async fn post_for_lines(
+        &self,
+        path: &str,
+        body: &Value,
+        mut on_line: impl FnMut(&Value) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let body = Bytes::from(body.to_string());
+        let request = self.request(Method::POST, path, &[], body)?;
+        let response = self.client.request(request).await;
+        let (head, mut body) = response.map_err(|err| self.unreachable(&err))?.into_parts();
+        if !head.status.is_success() {
+            let problem = serde_json::from_slice(&whole(body).await?).unwrap_or(Value::Null);
+            let status = head.status.as_u16();
+            return Err(Failure::Refused { status, problem });
+        }
+        let mut rest = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|err| broken_off(&err))?;
+            rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data.as_ref()));
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<_> = rest.drain(..=end).collect();
+                on_line(&serde_json::from_slice(&line).unwrap_or(Value::Null))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Failure> {
+        let uri = format!("{}{path}", self.server);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(&uri)
+            .header(header::CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request
+            .body(Full::new(body))
+            .map_err(|err| Failure::Usage(format!("{uri} cannot be called: {err}")))
+    }
+
     fn unreachable(&self, err: &hyper_util::client::legacy::Error) -> Failure {
         let source =
             std::error::Error::source(err).map_or(String::new(), |source| format!(" ({source})"));
@@ -116,4 +151,13 @@ impl Api {
             self.server
         ))
     }
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, Failure> {
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+    Ok(body.map_err(|err| broken_off(&*err))?.to_bytes())
+}
+
+fn broken_off(err: &dyn std::error::Error) -> Failure {
+    Failure::Unreachable(format!("the answer broke off: {err}"))
 }

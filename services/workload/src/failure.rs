@@ -24,6 +24,8 @@ pub(crate) enum Failure {
     NotEnded,
     /// A service could not start or broke: exit code 6.
     Service(String),
+    /// It went some way and no further: exit code 7.
+    Halted(String),
 }
 
 impl Failure {
@@ -35,6 +37,7 @@ impl Failure {
             Self::NotCompleted(_) => 4,
             Self::NotEnded => 5,
             Self::Service(_) => 6,
+            Self::Halted(_) => 7,
         })
     }
 }
@@ -46,7 +49,10 @@ impl fmt::Display for Failure {
                 let detail = problem["detail"].as_str().unwrap_or("no detail");
                 write!(f, "refused ({status}): {detail}")
             }
-            Self::Usage(what) | Self::Unreachable(what) | Self::Service(what) => f.write_str(what),
+            Self::Usage(what)
+            | Self::Unreachable(what)
+            | Self::Service(what)
+            | Self::Halted(what) => f.write_str(what),
             Self::NotCompleted(state) => write!(f, "the task is {state}"),
             Self::NotEnded => f.write_str("the task has not ended yet"),
         }

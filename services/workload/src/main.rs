@@ -18,7 +18,8 @@ use crate::{client::Api, failure::Failure, output::Format};
 #[command(
     version,
     after_help = "Exit codes: 0 done · 1 refused by the server · 2 wrong usage · 3 server not reachable · \
-                  4 task ended, but not completed · 5 task not ended in time · 6 service failed"
+                  4 task ended, but not completed · 5 task not ended in time · 6 service failed · \
+                  7 went some way and halted"
 )]
 struct Arguments {
     /// The server's address.
@@ -49,6 +50,9 @@ enum Verb {
     /// Tasks.
     #[command(subcommand)]
     Task(command::task::Command),
+    /// Dead letters: discarded tasks, which are kept and can run again.
+    #[command(subcommand)]
+    Dlq(command::dlq::Command),
 }
 
 fn main() -> ExitCode {
@@ -77,5 +81,6 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Verb::App(command) => command.run(&api, format).await,
         Verb::Pipeline(command) => command.run(&api, format).await,
         Verb::Task(command) => command.run(&api, format).await,
+        Verb::Dlq(command) => command.run(&api, format).await,
     }
 }

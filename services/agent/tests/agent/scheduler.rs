@@ -257,6 +257,15 @@ impl PipelineService for FakeScheduler {
         unasked()
     }
 
+    type RedriveStream = tokio_stream::Empty<Result<pb::RedriveProgress, Status>>;
+
+    async fn redrive(
+        &self,
+        _: Request<pb::RedrivePipelineRequest>,
+    ) -> Result<Response<Self::RedriveStream>, Status> {
+        Err(Status::unimplemented("redrive"))
+    }
+
     async fn pause(
         &self,
         _: Request<pb::PausePipelineRequest>,

@@ -160,6 +160,17 @@ impl Http {
     }
 
     /// Creates pipeline `app/NAME` with these steps.
+    /// Runs the command line, and gives its exit code and what it printed, as JSON.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = Command::new(binary("workload"))
+            .args(["--server", &self.http, "-o", "json"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), printed)
+    }
+
     pub(crate) fn create(&self, name: &str, steps: Value, options: Value) {
         let body = json!({"name": name, "pipeline": steps, "options": options});
         let created = self.post("/api/applications/app/pipelines", &body);

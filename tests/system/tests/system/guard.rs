@@ -155,17 +155,7 @@ fn other_sites_and_names_are_refused() {
 fn a_change_names_the_revision_it_is_based_on() {
     let home = tempfile::tempdir().unwrap();
     let dev = Dev::start(&data_in(&home));
-    let cli = |arguments: &[&str]| {
-        let output = std::process::Command::new(crate::fixture::binary("workload"))
-            .args(["--server", &dev.http, "-o", "json"])
-            .args(arguments)
-            .output()
-            .unwrap();
-        (
-            output.status.code(),
-            String::from_utf8(output.stdout).unwrap(),
-        )
-    };
+    let cli = |arguments: &[&str]| dev.cli(arguments);
     let apply = |line: &str| {
         let steps = json!([{"executor": "e", "commands": [line]}]).to_string();
         cli(&["pipeline", "apply", "app", "p", "--steps", &steps])
