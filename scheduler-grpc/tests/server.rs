@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use scheduler_core::{
     ApplicationPath, Config, Error, ErrorCode, Failure, Heartbeat, Held, LeaseLost, ListTasks,
-    Outcome, PipelinePath, PipelineSpec, Poll, Report, Revision, Scheduler, StateName, Submit,
-    TaskOptions, memory,
+    Outcome, PipelinePath, PipelineSpec, Poll, RedriveMany, Report, Revision, Scheduler, StateName,
+    Submit, TaskOptions, memory,
 };
 use scheduler_grpc::{
     client::{Client, connect},
@@ -204,6 +204,42 @@ async fn a_failure_that_is_not_retryable_is_a_dead_letter_with_its_detail() {
     let task = client.get(id).await.unwrap();
     assert_eq!(task.state, StateName::Discarded);
     assert_eq!(task.errors[0].failure, failure);
+}
+
+#[tokio::test]
+async fn a_redrive_tells_every_step() {
+    let Served { client, path, .. } = serve(Access::TenantRequired).await;
+    client.create_pipeline(&path, &spec()).await.unwrap();
+    client.submit(&path, Submit::new("{}")).await.unwrap();
+    let fail = async || {
+        let task = client.lease(&path, poll(1)).await.unwrap().tasks.remove(0);
+        let failure = Failure {
+            code: ErrorCode::try_from("bad_input").unwrap(),
+            message: "no address".into(),
+            retryable: false,
+            detail: "".into(),
+        };
+        let (id, token) = (task.id, task.token);
+        let outcome = Outcome::Failed(failure);
+        let answers = client.report_batch(vec![Report { id, token, outcome }]);
+        answers.await.unwrap().remove(0).unwrap();
+        id
+    };
+    let id = fail().await;
+    let mut steps = 0;
+    let redrive = client.redrive_many(&path, RedriveMany::default(), |_| steps += 1);
+    let (redriving, again) = tokio::join!(redrive, fail());
+    let redriving = redriving.unwrap();
+    assert_eq!(again, id);
+    assert!(steps > 0);
+    // Nobody waits for the last one of all; the next redrive finds it.
+    assert_eq!((redriving.n_found, redriving.n_redriven), (1, 1));
+    let bad = RedriveMany {
+        limit: 200_000,
+        ..RedriveMany::default()
+    };
+    let refused = client.redrive_many(&path, bad, |_| {}).await;
+    assert!(matches!(refused, Err(Error::Invalid(fault)) if fault.field == "limit"));
 }
 
 #[tokio::test]
