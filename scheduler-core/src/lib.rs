@@ -72,8 +72,8 @@ pub mod watermark;
 pub use self::scheduler::{Deleted, FrontPorts, Ports, Scheduler};
 pub use self::{
     call::{
-        Heartbeat, Held, Leased, LeasedTask, ListTasks, Poll, Report, Submit, Submitted, TaskPage,
-        TaskView,
+        Beat, Heartbeat, Held, Leased, LeasedTask, ListTasks, Poll, Report, Submit, Submitted,
+        TaskPage, TaskView,
     },
     config::Config,
     error::{Error, Invalid, LeaseLost},
