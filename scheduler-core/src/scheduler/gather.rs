@@ -63,6 +63,20 @@ impl Shared {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Changes the book, and wakes who asks for it if that has something to do now.
+    fn note<T>(&self, change: impl FnOnce(&mut Book, Timestamp) -> T) -> T {
+        let now = self.clock.now();
+        let (done, is_stirred) = {
+            let mut book = self.book();
+            let done = change(&mut book, now);
+            (done, book.take_stirred())
+        };
+        if is_stirred {
+            self.stirred.notify_one();
+        }
+        done
+    }
 }
 
 impl Drop for Gather {
@@ -90,16 +104,15 @@ impl Waiting<'_> {
 
     /// It has looked where it was told to.
     fn tried(&self, got: bool) {
-        let now = self.shared.clock.now();
-        self.shared.book().tried(self.id, Some(got), now);
-        self.shared.stirred.notify_one();
+        let id = self.id;
+        self.shared.note(|book, now| book.tried(id, Some(got), now));
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let now = self.shared.clock.now();
-        self.shared.book().leave(self.id, now);
+        let id = self.id;
+        self.shared.note(|book, now| book.leave(id, now));
     }
 }
 
@@ -164,22 +177,17 @@ impl Gather {
         pipeline: &Pipeline,
         poll: &Poll,
     ) -> Result<Option<Leased>, Error> {
-        let now = self.shared.clock.now();
-        let first = self.shared.book().begin(pipeline, poll, now);
-        self.shared.stirred.notify_one();
+        let shared = &self.shared;
+        let first = shared.note(|book, now| book.begin(pipeline, poll, now));
         if let Some(address) = first {
             let leased = self.lease_there(&address, pipeline, poll).await;
             if leased.is_some() {
                 return Ok(leased);
             }
-            let now = self.shared.clock.now();
             let number = pipeline.number;
-            self.shared
-                .book()
-                .found_nothing(number, poll, &address, now);
-            self.shared.stirred.notify_one();
+            shared.note(|book, now| book.found_nothing(number, poll, &address, now));
         }
-        let Some(here) = &self.shared.here else {
+        let Some(here) = &shared.here else {
             return Ok(None);
         };
         let fleet = Fleet::Pipeline(pipeline.number);
@@ -188,18 +196,16 @@ impl Gather {
     }
 
     fn join(&self, pipeline: &Pipeline, poll: &Poll) -> Result<Waiting<'_>, Error> {
-        let now = self.shared.clock.now();
         let (wake, wakes) = mpsc::channel(WAKES_MAX);
-        let mut book = self.shared.book();
-        if book.n_waiters() >= self.shared.waiters_max {
-            return Err(Error::Overloaded {
-                what: "calls_max".into(),
-                retry_after: Duration::from_secs(1),
-            });
-        }
-        let id = book.join(pipeline, poll, wake, now);
-        drop(book);
-        self.shared.stirred.notify_one();
+        let waiters_max = self.shared.waiters_max;
+        let joined = self.shared.note(|book, now| {
+            let has_room = book.n_waiters() < waiters_max;
+            has_room.then(|| book.join(pipeline, poll, wake, now))
+        });
+        let id = joined.ok_or_else(|| Error::Overloaded {
+            what: "calls_max".into(),
+            retry_after: Duration::from_secs(1),
+        })?;
         Ok(Waiting {
             shared: &self.shared,
             id,
@@ -247,9 +253,7 @@ impl Gather {
             Ok(leased) => (!leased.tasks.is_empty()).then_some(leased),
             Err(error) => {
                 tracing::debug!(%error, %address, "cannot lease from the owner");
-                let now = shared.clock.now();
-                shared.book().failed(address, &error, now);
-                shared.stirred.notify_one();
+                shared.note(|book, now| book.failed(address, &error, now));
                 None
             }
         }
@@ -285,7 +289,9 @@ async fn ask(shared: Arc<Shared>) {
         };
         let (acts, wake_at) = {
             let mut book = shared.book();
-            (book.step(now, is_here), book.wake_at())
+            let acts = book.step(now, is_here);
+            book.take_stirred();
+            (acts, book.wake_at())
         };
         for act in acts {
             match act {

@@ -108,6 +108,8 @@ pub(super) struct Book {
     /// Owners are being looked up.
     is_looking: bool,
     acts: Vec<Act>,
+    /// Something is to be done earlier than was said.
+    is_stirred: bool,
     last: u64,
     rng: fastrand::Rng,
 }
@@ -122,9 +124,15 @@ impl Book {
             peers: BTreeMap::new(),
             is_looking: false,
             acts: Vec::new(),
+            is_stirred: false,
             last: 0,
             rng: fastrand::Rng::with_seed(seed),
         }
+    }
+
+    /// Whether [`wake_at`](Self::wake_at) may be earlier than when this was asked last.
+    pub(super) fn take_stirred(&mut self) -> bool {
+        std::mem::take(&mut self.is_stirred)
     }
 
     pub(super) fn n_waiters(&self) -> usize {
@@ -139,6 +147,7 @@ impl Book {
         if now.since(line.used_at) > LOOK_EVERY {
             line.look_at = now;
         }
+        self.is_stirred |= line.look_at <= now;
         line.used_at = now;
         line
     }
@@ -181,6 +190,7 @@ impl Book {
         let item = Item::Crowd(crowd);
         if peer.stand(item).is_none() {
             peer.set(item, Stand::Due(now + LINGER, Anyway::Yes));
+            self.is_stirred = true;
             if let Some(crowd) = self.crowds.get_mut(&crowd) {
                 crowd.n_items += 1;
             }
@@ -263,6 +273,7 @@ impl Book {
             let peer = self.peers.entry(address.clone()).or_default();
             if peer.stand(Item::Crowd(id)).is_none() {
                 peer.set(Item::Crowd(id), due);
+                self.is_stirred = true;
                 crowd.n_items += 1;
             }
         }
@@ -272,6 +283,7 @@ impl Book {
             let peer = self.peers.entry(address.clone()).or_default();
             if peer.stand(Item::Holder(id)).is_none() {
                 peer.set(Item::Holder(id), due);
+                self.is_stirred = true;
             }
         }
     }
@@ -355,6 +367,7 @@ impl Book {
             now + pace.pause.next()
         };
         peer.set(item, Stand::Due(at, Anyway::No));
+        self.is_stirred = true;
         if got == Some(false) {
             // While nobody waited here, other members may have answered.
             let owners = self.lines.get(&pipeline).map(Line::owners);

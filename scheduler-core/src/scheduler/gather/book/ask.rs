@@ -178,6 +178,7 @@ impl Book {
     ) {
         let peer = self.peers.entry(address.clone()).or_default();
         peer.failed(now);
+        self.is_stirred = true;
         if matches!(error, Error::Overloaded { .. }) {
             return;
         }
