@@ -8,6 +8,7 @@ use crate::{
     Epoch, Error, IdempotencyKey, LeaseLost, Offset, ShardId, Slot, TaskId,
     call::{Held, Leased},
     explain::Waiting,
+    member::AllNews,
     port::{
         log::NewTask,
         store::{DuePage, KeyedPage, ShardFlush, StoredTask},
@@ -65,6 +66,8 @@ pub enum Action {
 pub enum Answer {
     /// To a poll.
     Leased(Result<Leased, Error>),
+    /// To a question of workers that wait elsewhere: empty if its time is over.
+    News(Result<AllNews, Error>),
     /// To a report: it is durable.
     Reported(Result<(), Error>),
     /// To a heartbeat: how long the lease lasts from now.

@@ -154,6 +154,9 @@ pub struct Heartbeat {
     pub progress: Option<Bytes>,
 }
 
+/// A sign of life as an owner takes it: for which lease, whether the handler itself gave it, and how far it is.
+pub type Beat = (Held, bool, Option<Bytes>);
+
 /// A task as users see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskView {

@@ -74,8 +74,8 @@ pub use self::scheduler::{
 };
 pub use self::{
     call::{
-        Heartbeat, Held, Leased, LeasedTask, ListTasks, Poll, Report, Submit, Submitted, TaskPage,
-        TaskView,
+        Beat, Heartbeat, Held, Leased, LeasedTask, ListTasks, Poll, Report, Submit, Submitted,
+        TaskPage, TaskView,
     },
     config::Config,
     error::{Error, Invalid, LeaseLost},

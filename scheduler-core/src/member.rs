@@ -8,26 +8,28 @@ mod dispatch;
 mod doubt;
 mod flush;
 mod look;
+mod seek;
 mod share;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
-use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
-use self::{claim::Ownership, dispatch::Dispatcher, flush::Lanes, share::Tenants};
+use self::{claim::Ownership, dispatch::Dispatcher, flush::Lanes, seek::Seekers, share::Tenants};
 pub use self::{
     dispatch::Fleet,
     look::{InMemory, Load},
+    seek::{AllNews, News, Sought},
 };
 use crate::{
     Config, Epoch, Error, IdempotencyKey, Offset, OrderingKey, Outcome, Pipeline, PipelineNumber,
     ShardId, Slot, TaskId, Timestamp,
     action::{Action, Answer, CallId},
-    call::{Held, LeasedTask, Poll},
+    call::{Beat, Held, LeasedTask, Poll},
     port::{
         FailureKind,
         log::{Appended, Bounds, Fetch, Fetched, NewTask},
@@ -83,7 +85,7 @@ pub enum Event {
     ),
     /// A call.
     Call(CallId, Call),
-    /// The caller of a poll has gone.
+    /// The caller of a poll or a question has gone.
     PollGone(CallId),
     /// These leases never reached their worker.
     Ungranted(Vec<LeasedTask>),
@@ -98,10 +100,12 @@ pub enum Event {
 pub enum Call {
     /// Tasks for a worker.
     Poll(Fleet, Poll),
+    /// News for workers that wait elsewhere, within a time.
+    Seek(Vec<Sought>, Duration),
     /// What became of attempts: one part of the answer each.
     Report(Vec<(Held, Outcome)>),
     /// Signs of life: one part of the answer each.
-    Renew(Vec<(Held, bool, Option<Bytes>)>),
+    Renew(Vec<Beat>),
     /// The end of a task.
     Cancel(TaskId),
     /// A discarded task is to run again.
@@ -131,6 +135,7 @@ pub struct Member {
     shards: FxHashMap<ShardId, Shard>,
     ownership: Ownership,
     dispatcher: Dispatcher,
+    seekers: Seekers,
     tenants: Tenants,
     /// When a tenant may start tasks again.
     tenants_at: Option<Timestamp>,
@@ -163,6 +168,7 @@ impl Member {
             shards: FxHashMap::default(),
             ownership: Ownership::default(),
             dispatcher: Dispatcher::default(),
+            seekers: Seekers::default(),
             tenants: Tenants::default(),
             tenants_at: None,
             wakes: BTreeSet::new(),
@@ -223,7 +229,10 @@ impl Member {
                 });
             }
             Event::Call(id, call) => self.call(id, call, now, out),
-            Event::PollGone(call) => self.dispatcher.gone(call),
+            Event::PollGone(call) => {
+                self.dispatcher.gone(call);
+                self.seekers.take(call);
+            }
             Event::Ungranted(tasks) => {
                 for task in tasks {
                     let held = Held {
@@ -250,6 +259,7 @@ impl Member {
         self.run_flushes(now, out);
         self.run_claims(now, out);
         self.run_releases(now, out);
+        self.answer_seekers(now, proven, out);
         self.note_touched();
     }
 
@@ -260,10 +270,12 @@ impl Member {
         let proven = self.is_proven(now);
         let timers = self.wakes.first().map(|(at, _)| *at).filter(|_| proven);
         let polls = self.dispatcher.wake_at();
-        let tenants = self.tenants_at.filter(|_| self.dispatcher.is_contended());
+        let seekers = self.seekers.wake_at();
+        let is_contended = self.dispatcher.is_contended() || !self.seekers.is_empty();
+        let tenants = self.tenants_at.filter(|_| is_contended);
         let flushes = self.lanes.wake_at(&self.config);
         let claims = self.ownership.wake_at().filter(|_| proven);
-        [timers, polls, tenants, flushes, claims]
+        [timers, polls, seekers, tenants, flushes, claims]
             .into_iter()
             .flatten()
             .min()
@@ -387,6 +399,7 @@ impl Member {
     fn call(&mut self, id: CallId, call: Call, now: Timestamp, out: &mut Vec<Action>) {
         match call {
             Call::Poll(fleet, poll) => self.poll(id, fleet, poll, now, out),
+            Call::Seek(sought, wait) => self.seek(id, sought, wait, now, out),
             Call::Report(reports) => {
                 for (part, (held, outcome)) in (0..).zip(reports) {
                     let to = (id, part);

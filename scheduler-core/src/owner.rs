@@ -5,9 +5,10 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    Error, IdempotencyKey, ShardId, TaskId,
+    Error, IdempotencyKey, Outcome, PipelineNumber, ShardId, TaskId,
     action::{Counts, Seen},
-    member::InMemory,
+    call::{Beat, Held, Leased, Poll},
+    member::{AllNews, InMemory, Sought},
     port::log::NewTask,
 };
 
@@ -38,6 +39,26 @@ pub trait Owner: Debug + Send + Sync {
 
     /// How many tasks of these shards are where, and which are in memory.
     async fn count(&self, shards: Vec<ShardId>, listed: Option<InMemory>) -> Result<Counts, Error>;
+
+    /// Leases tasks of one pipeline to a worker, as [`Scheduler::lease`](crate::Scheduler::lease) does, but of this
+    /// member alone.
+    ///
+    /// # Cancel safety
+    /// Tasks that were granted to a dropped call are taken back at once and cost no attempt.
+    async fn lease(&self, pipeline: PipelineNumber, poll: Poll) -> Result<Leased, Error>;
+
+    /// Takes reports, each answered when it is durable: one answer each, in their order.
+    async fn report(&self, reports: Vec<(Held, Outcome)>) -> Vec<Result<(), Error>>;
+
+    /// Renews leases: for how long from now, one answer each, in their order.
+    async fn renew(&self, beats: Vec<Beat>) -> Vec<Result<Duration, Error>>;
+
+    /// Waits until there are news for workers that wait elsewhere, or the time is over: then there are none. It is
+    /// answered at once, again and again, while what it tells is still so; so do not ask again without a pause.
+    ///
+    /// # Cancel safety
+    /// Dropping it has no effect.
+    async fn await_ready(&self, sought: Vec<Sought>, wait: Duration) -> Result<AllNews, Error>;
 
     /// Waits until a task ends or the time is over; which of them, a look at the task tells.
     ///

@@ -2,6 +2,7 @@
 
 mod deletion;
 mod directory;
+mod gather;
 mod operate;
 mod pipelines;
 mod read;
@@ -22,7 +23,7 @@ pub use self::{
     deletion::Deleted,
     redrive::{Halted, Redrive, RedriveMany, Redriving},
 };
-use self::{directory::Directory, route::Route};
+use self::{directory::Directory, gather::Gather, route::Route};
 use crate::{
     Config, Error, Pipeline, PipelineNumber, PipelinePath, TaskId, TenantName,
     driver::Handle,
@@ -87,6 +88,8 @@ struct Shared {
     /// The member in this process, if there is one.
     driver: Option<Handle>,
     route: Route,
+    /// Serves workers from all members, if there can be others.
+    gather: Option<Gather>,
     directory: watch::Sender<Arc<Directory>>,
     /// Pipelines whose log could not be made yet.
     unlogged: Mutex<BTreeMap<PipelineNumber, Arc<Pipeline>>>,
@@ -121,8 +124,8 @@ impl Scheduler {
         Self::open(config, FrontPorts::from(&ports), Some(driver), route).await
     }
 
-    /// Opens a handle without a member: it submits and reads, and asks members for the rest. Workers
-    /// cannot lease from it.
+    /// Opens a handle without a member: it submits and reads, and asks members for the rest. Workers lease through
+    /// it, but not from a pool.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -142,11 +145,16 @@ impl Scheduler {
         driver: Option<Handle>,
         route: Route,
     ) -> Result<Self, Error> {
+        let gather = route.there().map(|there| {
+            let (here, clock) = (driver.clone(), Arc::clone(&ports.clock));
+            Gather::new(&config, here, Arc::clone(there), clock)
+        });
         let shared = Arc::new(Shared {
             config,
             ports,
             driver,
             route,
+            gather,
             directory: watch::Sender::new(Arc::new(Directory::default())),
             unlogged: Mutex::default(),
             closed: Mutex::default(),
@@ -173,7 +181,7 @@ impl Scheduler {
     fn driver(&self) -> Result<&Handle, Error> {
         let driver = self.shared.driver.as_ref();
         driver.ok_or_else(|| {
-            Error::WrongState("there is no member here; workers connect to a member".to_owned())
+            Error::WrongState("there is no member here, and a pool is served by members".to_owned())
         })
     }
 

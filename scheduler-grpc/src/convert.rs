@@ -6,6 +6,7 @@
 mod member;
 mod pipeline;
 mod redrive;
+mod seek;
 mod task;
 mod time;
 mod worker;
@@ -15,6 +16,7 @@ use scheduler_core::{Error, Invalid};
 pub use self::{
     member::{count, logged_task, shard},
     pipeline::{application, pipeline},
+    seek::{all_news, lease_owned},
     task::{submitted, task_page, task_view},
     time::{duration, duration_of, timestamp, timestamp_of},
     worker::{heartbeat_results, leased},

@@ -1,5 +1,5 @@
-//! Answers `workload.v1` over a [`Scheduler`]: thin services, health, reflection and limits. Workers and
-//! other members are answered only where there is a member.
+//! Answers `workload.v1` over a [`Scheduler`]: thin services, health, reflection and limits. Other processes are
+//! answered only where there is a member.
 
 mod application;
 mod deadline;
@@ -170,7 +170,7 @@ impl Services {
             };
         }
         let shared_by = || Arc::clone(&shared);
-        let mut routes = Routes::new(health_service)
+        let routes = Routes::new(health_service)
             .add_service(reflection)
             .add_service(limited!(TaskServiceServer, task::TaskServer(shared_by())))
             .add_service(limited!(
@@ -180,13 +180,11 @@ impl Services {
             .add_service(limited!(
                 PipelineServiceServer,
                 pipeline::PipelineServer(shared_by())
-            ));
-        if shared.scheduler.member().is_some() {
-            routes = routes.add_service(limited!(
+            ))
+            .add_service(limited!(
                 WorkerServiceServer,
                 worker::WorkerServer(shared_by())
             ));
-        }
         Ok(Self {
             routes,
             shared,

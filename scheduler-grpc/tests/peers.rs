@@ -4,8 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
-    Config, Deleted, Error, FrontPorts, ListTasks, Outcome, PipelinePath, PipelineSpec, Poll,
-    Report, Scheduler, StateName, Submit, TaskOptions, memory,
+    Config, Deleted, Error, FrontPorts, Heartbeat, Held, Leased, ListTasks, Outcome, PipelinePath,
+    PipelineSpec, Poll, Report, Scheduler, StateName, Submit, TaskOptions, memory,
 };
 use scheduler_grpc::{
     client::MemberClients,
@@ -114,7 +114,71 @@ async fn keys_looks_lists_waits_and_cancels_go_to_the_member() {
 }
 
 #[tokio::test]
-async fn workers_are_sent_to_a_member_and_a_member_that_is_away_is_told() {
+async fn workers_of_a_front_are_served_by_the_member() {
+    let Processes {
+        front,
+        path,
+        stop: _until_the_end,
+        ..
+    } = start().await;
+    let tenant = &path.tenant;
+    let poll = |credit, held| Poll {
+        held,
+        ..Poll::new("w".try_into().unwrap(), credit)
+    };
+    let idle = tokio::spawn({
+        let (front, path) = (front.clone(), path.clone());
+        async move { front.lease(&path, poll(1, vec![])).await.unwrap() }
+    });
+    let mut submit = Submit::new(r#"{"n":1}"#);
+    submit.options.priority = Some(7.try_into().unwrap());
+    let first = front.submit(&path, submit).await.unwrap().id;
+    let second = front.submit(&path, with_key("k")).await.unwrap().id;
+    let mut tasks = idle.await.unwrap().tasks;
+    while tasks.len() < 2 {
+        tasks.extend(front.lease(&path, poll(2, vec![])).await.unwrap().tasks);
+    }
+    tasks.sort_unstable_by_key(|task| task.id != first);
+    assert_eq!((tasks[0].id, tasks[1].id), (first, second));
+    assert_eq!(tasks[0].data, r#"{"n":1}"#);
+    let held: Vec<_> = tasks
+        .iter()
+        .map(|task| Held {
+            id: task.id,
+            token: task.token,
+        })
+        .collect();
+    let beats = held.iter().map(|held| Heartbeat {
+        id: held.id,
+        token: held.token,
+        from_handler: true,
+        progress: Some("0.5".into()),
+    });
+    let renewed = front.heartbeat(tenant, beats.collect()).await;
+    assert_eq!(renewed, [Ok(tasks[0].lease), Ok(tasks[1].lease)]);
+    // A cancel is told to the poll that named the lease, and the other one can be reported.
+    let listening = front.lease(&path, poll(0, held.clone()));
+    let cancel = async {
+        let seen = front.get(tenant, first).await.unwrap();
+        assert_eq!(seen.progress.as_deref(), Some(&b"0.5"[..]));
+        front.cancel(tenant, first).await.unwrap()
+    };
+    let (told, _) = tokio::join!(listening, cancel);
+    let lost = told.unwrap().lost;
+    assert_eq!(lost.len(), 1);
+    assert_eq!(lost[0].0, held[0]);
+    let reports = held.iter().map(|held| Report {
+        id: held.id,
+        token: held.token,
+        outcome: Outcome::Completed { result: "1".into() },
+    });
+    let reported = front.report_batch(tenant, reports.collect()).await;
+    let lost = matches!(reported[0], Err(Error::LeaseLost(_)));
+    assert!(lost && reported[1] == Ok(()), "{reported:?}");
+}
+
+#[tokio::test]
+async fn a_member_that_is_away_is_told() {
     let Processes {
         member,
         front,
@@ -122,14 +186,28 @@ async fn workers_are_sent_to_a_member_and_a_member_that_is_away_is_told() {
         stop,
         serving,
     } = start().await;
-    let poll = Poll::new("w".try_into().unwrap(), 1);
-    let refused = front.lease(&path, poll).await;
-    assert!(matches!(refused, Err(Error::WrongState(_))), "{refused:?}");
+    let poll = Poll {
+        wait: Duration::from_millis(100),
+        ..Poll::new("w".try_into().unwrap(), 1)
+    };
     front.submit(&path, with_key("k")).await.unwrap();
+    let task = front.lease(&path, poll.clone()).await.unwrap().tasks;
     stop.send(()).unwrap();
     serving.await.unwrap();
     member.shutdown().await;
     let refused = front.submit(&path, with_key("k")).await;
+    assert!(
+        matches!(refused, Err(Error::Unavailable { .. })),
+        "{refused:?}"
+    );
+    let held = front.lease(&path, poll).await;
+    assert_eq!(held, Ok(Leased::default()), "it waits in vain");
+    let report = Report {
+        id: task[0].id,
+        token: task[0].token,
+        outcome: Outcome::Interrupted,
+    };
+    let refused = front.report(&path.tenant, report).await;
     assert!(
         matches!(refused, Err(Error::Unavailable { .. })),
         "{refused:?}"

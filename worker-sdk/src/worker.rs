@@ -77,8 +77,9 @@ impl Worker<()> {
 }
 
 impl Builder {
-    /// Where the scheduler is: `http://HOST:PORT` or `unix:/PATH`. Without it, what the environment
-    /// variable `WORKLOAD_ENDPOINT` says, or `http://127.0.0.1:7070`.
+    /// Where the scheduler is: `http://HOST:PORT` or `unix:/PATH`. Any member or API will do, since each serves all
+    /// tasks; with several, separated by commas, the worker goes on at the next when one cannot be reached. Without
+    /// it, what the environment variable `WORKLOAD_ENDPOINT` says, or `http://127.0.0.1:7070`.
     pub fn endpoint(self, endpoint: impl Into<String>) -> Self {
         Self {
             endpoint: endpoint.into(),

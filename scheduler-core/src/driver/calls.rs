@@ -17,7 +17,7 @@ pub(crate) type Reply = oneshot::Sender<Result<Vec<Answer>, Error>>;
 struct Pending {
     parts: Vec<Option<Answer>>,
     n_missing: u32,
-    is_poll: bool,
+    can_go: bool,
     reply: Reply,
 }
 
@@ -33,13 +33,13 @@ impl Calls {
         self.pending.len()
     }
 
-    pub(super) fn add(&mut self, n_parts: u32, is_poll: bool, reply: Reply) -> CallId {
+    pub(super) fn add(&mut self, n_parts: u32, can_go: bool, reply: Reply) -> CallId {
         self.last += 1;
         let id = CallId(self.last);
         let pending = Pending {
             parts: (0..n_parts).map(|_| None).collect(),
             n_missing: n_parts,
-            is_poll,
+            can_go,
             reply,
         };
         self.pending.insert(id, pending);
@@ -65,12 +65,12 @@ impl Calls {
         }
     }
 
-    /// Polls whose callers have gone.
-    pub(super) fn gone_polls(&mut self) -> Vec<CallId> {
+    /// Polls and questions whose callers have gone.
+    pub(super) fn gone(&mut self) -> Vec<CallId> {
         let gone: Vec<_> = self
             .pending
             .iter()
-            .filter(|(_, pending)| pending.is_poll && pending.reply.is_closed())
+            .filter(|(_, pending)| pending.can_go && pending.reply.is_closed())
             .map(|(id, _)| *id)
             .collect();
         for id in &gone {

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 
 use super::Handle;
 use crate::{
-    Error, IdempotencyKey, ShardId, TaskId,
+    Error, IdempotencyKey, Outcome, PipelineNumber, ShardId, TaskId,
     action::{Answer, Counts, Seen},
-    member::{Call, InMemory},
+    call::{Beat, Held, Leased, Poll},
+    member::{AllNews, Call, Fleet, InMemory, Sought},
     owner::Owner,
     port::{
         log::NewTask,
@@ -69,6 +70,35 @@ impl Owner for Handle {
         }
     }
 
+    async fn lease(&self, pipeline: PipelineNumber, poll: Poll) -> Result<Leased, Error> {
+        self.poll(Fleet::Pipeline(pipeline), poll).await
+    }
+
+    async fn report(&self, reports: Vec<(Held, Outcome)>) -> Vec<Result<(), Error>> {
+        let n = reports.len();
+        let read = |answer| match answer {
+            Answer::Reported(answer) => answer,
+            _ => Err(misfit()),
+        };
+        self.ask_parts(Call::Report(reports), n, read).await
+    }
+
+    async fn renew(&self, beats: Vec<Beat>) -> Vec<Result<Duration, Error>> {
+        let n = beats.len();
+        let read = |answer| match answer {
+            Answer::Renewed(answer) => answer,
+            _ => Err(misfit()),
+        };
+        self.ask_parts(Call::Renew(beats), n, read).await
+    }
+
+    async fn await_ready(&self, sought: Vec<Sought>, wait: Duration) -> Result<AllNews, Error> {
+        match self.ask(Call::Seek(sought, wait)).await? {
+            Answer::News(news) => news,
+            _ => Err(misfit()),
+        }
+    }
+
     async fn await_end(&self, id: TaskId, wait: Duration) -> Result<(), Error> {
         let until = self.clock.now() + wait;
         // Watch first: a task that ends between the two is seen by the look.
@@ -88,6 +118,34 @@ impl Owner for Handle {
 }
 
 impl Handle {
+    /// Leases tasks to a worker of a fleet.
+    ///
+    /// # Cancel safety
+    /// A dropped poll gives back what it was granted.
+    pub(crate) async fn poll(&self, fleet: Fleet, poll: Poll) -> Result<Leased, Error> {
+        match self.ask(Call::Poll(fleet, poll)).await? {
+            Answer::Leased(leased) => leased,
+            _ => Err(misfit()),
+        }
+    }
+
+    /// Asks for an answer of `n` parts; if there is none, each part is the error.
+    async fn ask_parts<T>(
+        &self,
+        call: Call,
+        n: usize,
+        read: impl Fn(Answer) -> Result<T, Error>,
+    ) -> Vec<Result<T, Error>> {
+        if n == 0 {
+            return Vec::new();
+        }
+        let n_parts = u32::try_from(n).unwrap_or(u32::MAX);
+        match self.call(call, n_parts).await {
+            Ok(answers) => answers.into_iter().map(read).collect(),
+            Err(error) => (0..n).map(|_| Err(error.clone())).collect(),
+        }
+    }
+
     /// Whether a task that is not in memory waits in the store; otherwise it has ended.
     async fn is_parked(&self, id: TaskId) -> Result<bool, Error> {
         let lookup = [Lookup::Task(id.shard, id.offset)];

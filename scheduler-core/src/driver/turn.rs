@@ -21,7 +21,7 @@ use crate::{
 
 /// The most inputs and events of one turn.
 const TURN_MAX: usize = 1_024;
-/// How often polls whose callers have gone are looked for.
+/// How often polls and questions whose callers have gone are looked for.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
 type Sources = (mpsc::Receiver<Input>, mpsc::UnboundedReceiver<Event>);
@@ -140,7 +140,9 @@ impl Turns {
     fn take(&mut self, input: Input, now: Timestamp, actions: &mut Vec<Action>) {
         match input {
             Input::Call(call, n_parts, reply) => {
-                if reply.is_closed() && matches!(call, Call::Poll(..)) {
+                // Whoever waits for such a call may go, and then nothing is left of it.
+                let can_go = matches!(call, Call::Poll(..) | Call::Seek(..));
+                if reply.is_closed() && can_go {
                     return;
                 }
                 if self.calls.len() >= self.config.calls_max {
@@ -148,8 +150,7 @@ impl Turns {
                     reply.send(Err(super::overloaded())).ok();
                     return;
                 }
-                let is_poll = matches!(call, Call::Poll(..));
-                let id = self.calls.add(n_parts, is_poll, reply);
+                let id = self.calls.add(n_parts, can_go, reply);
                 self.member.handle(Event::Call(id, call), now, actions);
             }
             Input::Watch(id, wake) => {
@@ -163,7 +164,7 @@ impl Turns {
             return;
         }
         self.swept_at = now;
-        for id in self.calls.gone_polls() {
+        for id in self.calls.gone() {
             self.member.handle(Event::PollGone(id), now, actions);
         }
     }

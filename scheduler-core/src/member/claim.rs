@@ -194,6 +194,7 @@ impl Member {
     pub(super) fn drop_shard(&mut self, id: ShardId, out: &mut Vec<Action>) {
         self.give_up_deferred(id, out);
         if let Some(shard) = self.shards.remove(&id) {
+            self.seekers.has_left = true;
             self.n_bytes -= shard.n_bytes();
             self.n_tasks -= shard.n_window();
             self.touched.insert(id);
@@ -390,7 +391,10 @@ impl Member {
             }
         }
         // Workers that asked before the shard was here have said what they hold.
-        for (held, worker) in self.dispatcher.held_in(id) {
+        let mut all_held = self.dispatcher.held_in(id);
+        all_held.extend(self.seekers.held_in(id));
+        all_held.sort_unstable_by_key(|(held, _)| (held.id, held.token));
+        for (held, worker) in all_held {
             self.with_shard(id, now, |shard| shard.declare(held, worker, now, out));
         }
     }

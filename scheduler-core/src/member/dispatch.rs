@@ -141,19 +141,15 @@ impl Dispatcher {
         queue.is_some_and(|queue| queue.polls.keys().any(meets))
     }
 
-    /// The leases of a shard that waiting polls named, and who holds them.
+    /// The leases of a shard that waiting polls named, and who holds them, in no order.
     pub(super) fn held_in(&self, id: ShardId) -> Vec<(Held, WorkerId)> {
-        let mut held: Vec<_> = self
-            .listeners
-            .iter()
-            .filter(|(held, _)| held.id.shard == id)
+        let here = self.listeners.iter();
+        here.filter(|(held, _)| held.id.shard == id)
             .filter_map(|(held, call)| {
                 let waiting = self.waiting.get(call)?;
                 Some((*held, waiting.poll.worker.clone()))
             })
-            .collect();
-        held.sort_unstable_by_key(|(held, _)| (held.id, held.token));
-        held
+            .collect()
     }
 
     pub(super) fn drop_pipeline(&mut self, pipeline: PipelineNumber) -> Vec<CallId> {
@@ -235,6 +231,7 @@ impl Member {
         if proven && !self.stopping {
             for fleet in std::mem::take(&mut self.dispatcher.stirred) {
                 self.serve(&fleet, now, out);
+                self.seekers.stir(&fleet);
             }
         }
         self.end_polls(now, out);
@@ -404,6 +401,7 @@ impl Member {
                 if let Some(call) = self.dispatcher.listeners.get(held) {
                     lost.entry(*call).or_default().push((*held, *why));
                 }
+                self.seekers.note_lost(*held, *why);
                 false
             }
             _ => true,

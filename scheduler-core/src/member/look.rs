@@ -101,6 +101,7 @@ impl Member {
         let (labels, cost) = self.shards.get(&task.shard)?.needs(task.offset)?;
         let mut fleets = fleets_of(pipeline);
         let has_worker = fleets.any(|fleet| self.dispatcher.has_worker(&fleet, &labels, cost));
+        let has_worker = has_worker || self.seekers.has_worker(task.shard.pipeline, &labels, cost);
         (!has_worker).then_some(Blocker::Worker { labels, cost })
     }
 

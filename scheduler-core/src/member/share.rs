@@ -69,6 +69,12 @@ impl Shares {
         self.by_tenant.values().filter(ready).nth(1).is_some()
     }
 
+    /// Shards that may have something ready.
+    pub(super) fn ready(&self) -> impl Iterator<Item = ShardId> {
+        let shares = self.by_tenant.values();
+        shares.flat_map(|share| share.ready.iter().copied())
+    }
+
     /// A shard of a tenant may have something ready.
     pub(super) fn note_ready(
         &mut self,

@@ -7,6 +7,7 @@ mod ownership;
 mod random;
 mod rig;
 mod room;
+mod seek;
 
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! The way to the owner of a shard: the member in this process, or another one.
 
+mod spread;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -7,16 +9,23 @@ use std::{
 };
 
 use rustc_hash::FxHashMap;
+use tokio::task::JoinSet;
 
+use self::spread::Spread;
 use super::unreachable_port;
 use crate::{
-    Error, IdempotencyKey, ShardId, TaskId,
+    Error, IdempotencyKey, Outcome, ShardId, TaskId,
     action::{Counts, Seen},
+    call::{Beat, Held},
     driver::Handle,
     member::InMemory,
     owner::{Owner, Peers},
     port::{TaskStore, log::NewTask},
 };
+
+/// How often the parts of a call are asked for: where the owner was known to be, where the store says that it is, and
+/// once more for a shard that was moving just then.
+const ROUNDS_MAX: usize = 3;
 
 /// Reaches the owners of shards.
 #[derive(Debug)]
@@ -24,11 +33,12 @@ pub(super) struct Route {
     /// The member in this process, if there is one.
     here: Option<Handle>,
     /// The others, if there are any.
-    there: Option<There>,
+    there: Option<Arc<There>>,
 }
 
+/// Other members, by the shards they own.
 #[derive(Debug)]
-struct There {
+pub(super) struct There {
     peers: Arc<dyn Peers>,
     store: Arc<dyn TaskStore>,
     /// Where this process itself is reached: nothing is asked there twice.
@@ -68,8 +78,13 @@ impl Route {
         };
         Self {
             here,
-            there: Some(there),
+            there: Some(Arc::new(there)),
         }
+    }
+
+    /// Other members, if there can be any.
+    pub(super) fn there(&self) -> Option<&Arc<There>> {
+        self.there.as_ref()
     }
 
     pub(super) async fn submit(
@@ -101,6 +116,82 @@ impl Route {
             |owner| async move { owner.await_end(id, wait).await },
         )
         .await
+    }
+
+    /// Reports, each to the owner of its task: one answer each, in their order.
+    pub(super) async fn report(&self, reports: Vec<(Held, Outcome)>) -> Vec<Result<(), Error>> {
+        let parts = reports.into_iter();
+        let parts = parts.map(|part| (part.0.id.shard, part)).collect();
+        self.ask_each(parts, |owner, reports| async move {
+            owner.report(reports).await
+        })
+        .await
+    }
+
+    /// Renews leases, each at the owner of its task: one answer each, in their order.
+    pub(super) async fn renew(&self, beats: Vec<Beat>) -> Vec<Result<Duration, Error>> {
+        let parts = beats.into_iter();
+        let parts = parts.map(|part| (part.0.id.shard, part)).collect();
+        self.ask_each(
+            parts,
+            |owner, beats| async move { owner.renew(beats).await },
+        )
+        .await
+    }
+
+    /// Asks the owners of many shards, side by side; again where a shard turns out to be elsewhere.
+    async fn ask_each<Q, A, F>(
+        &self,
+        parts: Vec<(ShardId, Q)>,
+        ask: impl Fn(Arc<dyn Owner>, Vec<Q>) -> F,
+    ) -> Vec<Result<A, Error>>
+    where
+        Q: Clone,
+        A: Send + 'static,
+        F: Future<Output = Vec<Result<A, Error>>> + Send + 'static,
+    {
+        let Some(there) = &self.there else {
+            let all: Vec<_> = parts.into_iter().map(|(_, part)| part).collect();
+            return match &self.here {
+                Some(here) => ask(Arc::new(here.clone()), all).await,
+                None => all.iter().map(|_| Err(Error::moved())).collect(),
+            };
+        };
+        let mut answers: Vec<_> = parts.iter().map(|_| Err(Error::moved())).collect();
+        let mut spread = Spread::new(
+            self.here.as_ref(),
+            there,
+            parts.iter().map(|(shard, _)| *shard).collect(),
+        );
+        for _ in 0..ROUNDS_MAX {
+            let asks = match spread.next().await {
+                Ok(asks) if asks.is_empty() => break,
+                Ok(asks) => asks,
+                Err(error) => {
+                    for at in spread.left() {
+                        answers[at] = Err(error.clone());
+                    }
+                    break;
+                }
+            };
+            let mut running = JoinSet::new();
+            for (owner, places) in asks {
+                let asked = places.iter().map(|at| parts[*at].1.clone()).collect();
+                let answered = ask(owner, asked);
+                running.spawn(async move { (places, answered.await) });
+            }
+            while let Some(done) = running.join_next().await {
+                // A panic leaves its parts as they were.
+                let Ok((places, answered)) = done else {
+                    continue;
+                };
+                for (at, answer) in places.into_iter().zip(answered) {
+                    spread.answered(at, matches!(answer, Err(Error::Unavailable { .. })));
+                    answers[at] = answer;
+                }
+            }
+        }
+        answers
     }
 
     /// Asks the owner of one shard; again, and only then, if it turns out to be elsewhere.
@@ -222,8 +313,16 @@ impl Route {
 }
 
 impl There {
+    /// The member at an address.
+    pub(super) fn at(&self, address: &str) -> Result<Arc<dyn Owner>, Error> {
+        self.peers.at(address)
+    }
+
     /// Where the owners of these shards are, as far as they ever had one that is not this process.
-    async fn owners(&self, shards: &[ShardId]) -> Result<BTreeMap<ShardId, Arc<str>>, Error> {
+    pub(super) async fn owners(
+        &self,
+        shards: &[ShardId],
+    ) -> Result<BTreeMap<ShardId, Arc<str>>, Error> {
         let mut found = BTreeMap::new();
         let mut unknown = Vec::new();
         {
@@ -253,7 +352,7 @@ impl There {
     }
 
     /// The shard may be elsewhere: the store is asked next time.
-    fn forget(&self, shards: &[ShardId], address: &Arc<str>) {
+    pub(super) fn forget(&self, shards: &[ShardId], address: &Arc<str>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for shard in shards {
             if known.get(shard) == Some(address) {

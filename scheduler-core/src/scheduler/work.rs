@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use serde::de::IgnoredAny;
 
-use super::{Scheduler, misfit};
+use super::Scheduler;
 use crate::{
     Error, Invalid, Outcome, PipelinePath, PoolName, TaskId, TenantName,
-    action::Answer,
     call::{Heartbeat, Held, Leased, Poll, Report, TaskView},
     driver::stopping,
-    member::{Call, Fleet},
+    member::Fleet,
     task::{
         DETAIL_LEN_MAX,
         options::{DELAY_MAX, LABELS_MAX},
@@ -23,8 +22,8 @@ const CREDIT_MAX: usize = 256;
 const HELD_MAX: usize = 4_096;
 
 impl Scheduler {
-    /// Leases tasks to a worker: answers as soon as there is one, or one of its leases is lost, or the
-    /// wait is over.
+    /// Leases tasks to a worker, whichever member owns them: answers as soon as there is one, or one of its leases is
+    /// lost, or the wait is over.
     ///
     /// # Errors
     /// `NotFound`, `Invalid`, `Overloaded`.
@@ -38,11 +37,18 @@ impl Scheduler {
         if let Some(held) = poll.held.iter().find(|held| foreign(held)) {
             return Err(Error::not_found("task", held.id));
         }
-        self.poll(Fleet::Pipeline(pipeline.number), poll).await
+        match &self.shared.gather {
+            Some(gather) => gather.lease(&pipeline, poll).await,
+            None => {
+                let fleet = Fleet::Pipeline(pipeline.number);
+                self.driver()?.poll(fleet, poll).await
+            }
+        }
     }
 
     /// Leases tasks of all pipelines in a pool, whoever owns them, by the weights of their tenants. For workers in
     /// this process that serve several tenants: [`owner_of`](Self::owner_of) tells for whom a task is to be reported.
+    /// Tasks of other members are for workers of these.
     ///
     /// # Errors
     /// `Invalid`, `Overloaded`. A pool without pipelines waits for one.
@@ -51,14 +57,7 @@ impl Scheduler {
     /// As [`lease`](Self::lease).
     pub async fn lease_from_pool(&self, pool: &PoolName, poll: Poll) -> Result<Leased, Error> {
         check_poll(&poll)?;
-        self.poll(Fleet::Pool(pool.clone()), poll).await
-    }
-
-    async fn poll(&self, fleet: Fleet, poll: Poll) -> Result<Leased, Error> {
-        match self.driver()?.ask(Call::Poll(fleet, poll)).await? {
-            Answer::Leased(leased) => leased,
-            _ => Err(misfit()),
-        }
+        self.driver()?.poll(Fleet::Pool(pool.clone()), poll).await
     }
 
     /// Reports what became of an attempt; answered when that is durable. The same report again gets
@@ -96,13 +95,9 @@ impl Scheduler {
             }
             answers.push(checked);
         }
-        let answered = self.ask_parts(Call::Report(good), places.len()).await;
+        let answered = self.shared.route.report(good).await;
         for (at, answer) in places.into_iter().zip(answered) {
-            answers[at] = match answer {
-                Ok(Answer::Reported(answer)) => answer,
-                Ok(_) => Err(misfit()),
-                Err(error) => Err(error),
-            };
+            answers[at] = answer;
         }
         answers
     }
@@ -171,13 +166,9 @@ impl Scheduler {
             }
             answers.push(checked);
         }
-        let answered = self.ask_parts(Call::Renew(good), places.len()).await;
+        let answered = self.shared.route.renew(good).await;
         for (at, answer) in places.into_iter().zip(answered) {
-            answers[at] = match answer {
-                Ok(Answer::Renewed(answer)) => answer,
-                Ok(_) => Err(misfit()),
-                Err(error) => Err(error),
-            };
+            answers[at] = answer;
         }
         answers
     }
@@ -210,22 +201,6 @@ impl Scheduler {
         self.get(tenant, id).await?;
         self.shared.route.redrive(id).await?;
         self.get(tenant, id).await
-    }
-
-    /// Asks for an answer of `n` parts; if the driver has none, each part is the error.
-    async fn ask_parts(&self, call: Call, n: usize) -> Vec<Result<Answer, Error>> {
-        if n == 0 {
-            return Vec::new();
-        }
-        let n_parts = u32::try_from(n).unwrap_or(u32::MAX);
-        let answers = match self.driver() {
-            Ok(driver) => driver.call(call, n_parts).await,
-            Err(error) => Err(error),
-        };
-        match answers {
-            Ok(answers) => answers.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error); n],
-        }
     }
 }
 

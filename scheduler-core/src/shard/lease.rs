@@ -51,6 +51,20 @@ impl Shard {
                 || self.is_full && self.n_aside == 0 && self.ready.has_stuck())
     }
 
+    /// The same for a worker with these labels and so many free slots, about: what keeps a single task back is found
+    /// only when it is to be granted.
+    pub fn has_ready_for(
+        &mut self,
+        labels: &BTreeSet<Label>,
+        n_slots: usize,
+        now: Timestamp,
+    ) -> bool {
+        let offer = Offer { labels, n_slots };
+        self.is_open(now)
+            && (self.ready.first(offer, &mut self.window).is_some()
+                || self.is_full && self.n_aside == 0 && self.ready.has_stuck())
+    }
+
     /// Whether tasks of this shard may start at all.
     fn is_open(&self, now: Timestamp) -> bool {
         let is_paused = matches!(self.mode, Mode::Paused { .. });

@@ -7,9 +7,10 @@ use std::{
 };
 
 use scheduler_core::{
-    Error, IdempotencyKey, ShardId, TaskId,
+    Beat, Error, Heartbeat, Held, IdempotencyKey, Leased, Outcome, PipelineNumber, Poll, Report,
+    ShardId, TaskId,
     action::{Counts, Seen},
-    member::InMemory,
+    member::{AllNews, InMemory, Sought},
     owner::{Owner, Peers},
     port::log::NewTask,
 };
@@ -17,9 +18,9 @@ use tonic::{Request, transport::Channel};
 
 use super::{ANSWER_BYTES_MAX, connect};
 use crate::{
-    convert::duration,
+    convert::{self, duration},
     pb::{self, member_service_client::MemberServiceClient},
-    status::from_status,
+    status::{from_rpc, from_status},
 };
 
 /// How long a call may take, beside what it is asked to wait: shorter than a caller's patience, so that
@@ -90,6 +91,19 @@ fn away(error: Error) -> Error {
     }
 }
 
+/// An answer for each part of a call; those that are missing, or all if it failed, are to be asked for again.
+fn each<T>(n: usize, answers: Result<Vec<Result<T, Error>>, Error>) -> Vec<Result<T, Error>> {
+    let (mut answers, missing) = match answers {
+        Ok(answers) => (answers, Error::moved()),
+        Err(error) => (Vec::new(), away(error)),
+    };
+    answers.truncate(n);
+    while answers.len() < n {
+        answers.push(Err(missing.clone()));
+    }
+    answers
+}
+
 #[tonic::async_trait]
 impl Owner for MemberClient {
     async fn submit(
@@ -135,6 +149,59 @@ impl Owner for MemberClient {
         call!(self.count(request, CALL_TIMEOUT))
             .map_err(away)?
             .try_into()
+    }
+
+    async fn lease(&self, pipeline: PipelineNumber, poll: Poll) -> Result<Leased, Error> {
+        let timeout = poll.wait + CALL_TIMEOUT;
+        let request = pb::LeaseOwnedRequest {
+            pipeline: pipeline.0,
+            poll: Some(poll.into()),
+        };
+        let answer = call!(self.lease_owned(request, timeout)).map_err(away)?;
+        convert::leased(answer)
+    }
+
+    async fn report(&self, reports: Vec<(Held, Outcome)>) -> Vec<Result<(), Error>> {
+        let n = reports.len();
+        let write = |(held, outcome): (Held, Outcome)| Report {
+            id: held.id,
+            token: held.token,
+            outcome,
+        };
+        let reports = reports.into_iter().map(|report| write(report).into());
+        let request = pb::ReportRequest {
+            reports: reports.collect(),
+        };
+        let answer = call!(self.report_owned(request, CALL_TIMEOUT));
+        each(
+            n,
+            answer.map(|answer| answer.results.iter().map(from_rpc).collect()),
+        )
+    }
+
+    async fn renew(&self, beats: Vec<Beat>) -> Vec<Result<Duration, Error>> {
+        let n = beats.len();
+        let write = |(held, from_handler, progress): Beat| Heartbeat {
+            id: held.id,
+            token: held.token,
+            from_handler,
+            progress,
+        };
+        let heartbeats = beats.into_iter().map(|beat| write(beat).into());
+        let request = pb::HeartbeatRequest {
+            heartbeats: heartbeats.collect(),
+        };
+        let answer = call!(self.renew_owned(request, CALL_TIMEOUT));
+        each(n, answer.map(convert::heartbeat_results))
+    }
+
+    async fn await_ready(&self, sought: Vec<Sought>, wait: Duration) -> Result<AllNews, Error> {
+        let request = pb::AwaitReadyRequest {
+            sought: sought.into_iter().map(Into::into).collect(),
+            wait: Some(duration(wait)),
+        };
+        let answer = call!(self.await_ready(request, wait + CALL_TIMEOUT)).map_err(away)?;
+        convert::all_news(answer)
     }
 
     async fn await_end(&self, id: TaskId, wait: Duration) -> Result<(), Error> {

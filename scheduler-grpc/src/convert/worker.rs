@@ -41,6 +41,17 @@ impl From<(&PipelinePath, Poll)> for pb::PollRequest {
         Self {
             application: path.application.to_string(),
             pipeline: path.pipeline.to_string(),
+            ..poll.into()
+        }
+    }
+}
+
+impl From<Poll> for pb::PollRequest {
+    /// Without the pipeline's names.
+    fn from(poll: Poll) -> Self {
+        Self {
+            application: String::new(),
+            pipeline: String::new(),
             worker: poll.worker.to_string(),
             credit: u32::try_from(poll.credit).unwrap_or(u32::MAX),
             bytes_max: u64::try_from(poll.bytes_max).unwrap_or(u64::MAX),
@@ -144,14 +155,9 @@ impl From<pb::lost_lease::Reason> for LeaseLost {
 
 impl From<Leased> for pb::PollResponse {
     fn from(leased: Leased) -> Self {
-        let lost = leased.lost.into_iter().map(|(held, why)| pb::LostLease {
-            id: held.id.to_string(),
-            lease_token: held.token.to_u64(),
-            reason: pb::lost_lease::Reason::from(why).into(),
-        });
         Self {
             tasks: leased.tasks.into_iter().map(Into::into).collect(),
-            lost: lost.collect(),
+            lost: leased.lost.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -162,13 +168,7 @@ impl From<Leased> for pb::PollResponse {
 /// [`Error::Malformed`] or [`Error::Invalid`] if the other side speaks another version.
 pub fn leased(answer: pb::PollResponse) -> Result<Leased, Error> {
     let tasks = answer.tasks.into_iter().map(TryInto::try_into);
-    let lost = answer.lost.into_iter().map(|lost| {
-        let held = Held {
-            id: lost.id.parse()?,
-            token: LeaseToken::from_u64(lost.lease_token),
-        };
-        Ok((held, lost.reason().into()))
-    });
+    let lost = answer.lost.iter().map(super::seek::lost);
     Ok(Leased {
         tasks: tasks.collect::<Result<_, Error>>()?,
         lost: lost.collect::<Result<_, Error>>()?,

@@ -2270,6 +2270,721 @@ pub mod task_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// A lease that a worker holds.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeldLease {
+    /// The task.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The lease.
+    #[prost(uint64, tag = "2")]
+    pub lease_token: u64,
+}
+/// A request for tasks.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PollRequest {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The pipeline.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+    /// The worker's own name for itself: 1 to 128 printable ASCII characters, a new one each run.
+    #[prost(string, tag = "3")]
+    pub worker: ::prost::alloc::string::String,
+    /// How many slots it has free: 0 to 256; a task takes as many as its cost, most take one. With 0 the call only listens for lost leases.
+    #[prost(uint32, tag = "4")]
+    pub credit: u32,
+    /// At most so many bytes of data, but at least one task; 0 means 4 MiB.
+    #[prost(uint64, tag = "5")]
+    pub bytes_max: u64,
+    /// How long to wait for a first task; without it, 20 s.
+    #[prost(message, optional, tag = "6")]
+    pub wait: ::core::option::Option<::prost_types::Duration>,
+    /// The leases it holds.
+    #[prost(message, repeated, tag = "7")]
+    pub held: ::prost::alloc::vec::Vec<HeldLease>,
+    /// Labels it has: it gets only tasks that ask for no others.
+    #[prost(string, repeated, tag = "8")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// What a poll got.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PollResponse {
+    /// Tasks, now leased to the worker.
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: ::prost::alloc::vec::Vec<LeasedTask>,
+    /// Held leases that the worker must drop.
+    #[prost(message, repeated, tag = "2")]
+    pub lost: ::prost::alloc::vec::Vec<LostLease>,
+}
+/// A task as a worker gets it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LeasedTask {
+    /// The task.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The lease; every heartbeat and report names it.
+    #[prost(uint64, tag = "2")]
+    pub lease_token: u64,
+    /// Which attempt this is, from 1.
+    #[prost(uint32, tag = "3")]
+    pub attempt: u32,
+    /// How many attempts there are at most.
+    #[prost(uint32, tag = "4")]
+    pub max_attempts: u32,
+    /// What was submitted: JSON.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub data: ::prost::bytes::Bytes,
+    /// What was asked for it.
+    #[prost(message, optional, tag = "6")]
+    pub options: ::core::option::Option<TaskOptions>,
+    /// W3C traceparent of the submit.
+    #[prost(string, tag = "7")]
+    pub traceparent: ::prost::alloc::string::String,
+    /// The lease ends after this long without a heartbeat.
+    #[prost(message, optional, tag = "8")]
+    pub lease: ::core::option::Option<::prost_types::Duration>,
+    /// The attempt may take this long.
+    #[prost(message, optional, tag = "9")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+    /// The handler may be silent this long.
+    #[prost(message, optional, tag = "10")]
+    pub heartbeat_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// The pipeline's revision: a worker that holds steps of an older one reads them again.
+    #[prost(uint64, tag = "11")]
+    pub revision: u64,
+}
+/// A held lease that is lost.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LostLease {
+    /// The task.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The lease.
+    #[prost(uint64, tag = "2")]
+    pub lease_token: u64,
+    /// Why.
+    #[prost(enumeration = "lost_lease::Reason", tag = "3")]
+    pub reason: i32,
+}
+/// Nested message and enum types in `LostLease`.
+pub mod lost_lease {
+    /// Why.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Reason {
+        /// Not said.
+        Unspecified = 0,
+        /// It ran out, or a newer one was granted.
+        Stale = 1,
+        /// The task was cancelled.
+        Cancelled = 2,
+        /// The attempt ran longer than its timeout.
+        TimedOut = 3,
+        /// The task has ended.
+        Ended = 4,
+    }
+    impl Reason {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "REASON_UNSPECIFIED",
+                Self::Stale => "REASON_STALE",
+                Self::Cancelled => "REASON_CANCELLED",
+                Self::TimedOut => "REASON_TIMED_OUT",
+                Self::Ended => "REASON_ENDED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "REASON_UNSPECIFIED" => Some(Self::Unspecified),
+                "REASON_STALE" => Some(Self::Stale),
+                "REASON_CANCELLED" => Some(Self::Cancelled),
+                "REASON_TIMED_OUT" => Some(Self::TimedOut),
+                "REASON_ENDED" => Some(Self::Ended),
+                _ => None,
+            }
+        }
+    }
+}
+/// It worked.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Completed {
+    /// A JSON value, at most 1 MiB.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub result: ::prost::bytes::Bytes,
+}
+/// The worker cannot finish it, since it shuts down. Costs no attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Interrupted {}
+/// Not now. Costs no attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Snoozed {
+    /// The task is available again after this time.
+    #[prost(message, optional, tag = "1")]
+    pub delay: ::core::option::Option<::prost_types::Duration>,
+}
+/// What became of one attempt.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskReport {
+    /// The task.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The lease under which it was run.
+    #[prost(uint64, tag = "2")]
+    pub lease_token: u64,
+    #[prost(oneof = "task_report::Outcome", tags = "3, 4, 5, 6")]
+    pub outcome: ::core::option::Option<task_report::Outcome>,
+}
+/// Nested message and enum types in `TaskReport`.
+pub mod task_report {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        /// It worked.
+        #[prost(message, tag = "3")]
+        Completed(super::Completed),
+        /// It did not.
+        #[prost(message, tag = "4")]
+        Failed(super::Failure),
+        /// The worker shuts down.
+        #[prost(message, tag = "5")]
+        Interrupted(super::Interrupted),
+        /// Not now.
+        #[prost(message, tag = "6")]
+        Snoozed(super::Snoozed),
+    }
+}
+/// Reports outcomes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportRequest {
+    /// At most 1,000.
+    #[prost(message, repeated, tag = "1")]
+    pub reports: ::prost::alloc::vec::Vec<TaskReport>,
+}
+/// One result for each report, in order.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportResponse {
+    /// Code 0 means that it is durable.
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<::tonic_types::Status>,
+}
+/// A sign of life for one lease.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskHeartbeat {
+    /// The task.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The lease.
+    #[prost(uint64, tag = "2")]
+    pub lease_token: u64,
+    /// Whether the handler itself gave the sign, which is what heartbeat_timeout waits for.
+    #[prost(bool, tag = "3")]
+    pub from_handler: bool,
+    /// A JSON value that shows how far it is, at most 256 KiB.
+    #[prost(bytes = "bytes", optional, tag = "4")]
+    pub progress: ::core::option::Option<::prost::bytes::Bytes>,
+}
+/// Renews leases.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeartbeatRequest {
+    /// At most 1,000.
+    #[prost(message, repeated, tag = "1")]
+    pub heartbeats: ::prost::alloc::vec::Vec<TaskHeartbeat>,
+}
+/// One result for each heartbeat, in order.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeartbeatResponse {
+    /// The results.
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<HeartbeatResult>,
+}
+/// What a heartbeat got.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeartbeatResult {
+    #[prost(oneof = "heartbeat_result::Result", tags = "1, 2")]
+    pub result: ::core::option::Option<heartbeat_result::Result>,
+}
+/// Nested message and enum types in `HeartbeatResult`.
+pub mod heartbeat_result {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Result {
+        /// The lease lasts this long from now.
+        #[prost(message, tag = "1")]
+        Lease(::prost_types::Duration),
+        /// Why it was not renewed; ErrorInfo's reason `LEASE_LOST` means that the work must stop.
+        #[prost(message, tag = "2")]
+        Error(::tonic_types::Status),
+    }
+}
+/// Generated client implementations.
+#[cfg(feature = "client")]
+pub mod worker_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Leases on tasks of the caller's tenant.
+    #[derive(Debug, Clone)]
+    pub struct WorkerServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl WorkerServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> WorkerServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> WorkerServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            WorkerServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Leases tasks of one pipeline. Waits for a first one as long as asked for, or until the call's
+        /// deadline comes near; an empty answer means that there was none. A call that is given up leases
+        /// nothing. Answers at once when one of the held leases is lost.
+        pub async fn poll(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PollRequest>,
+        ) -> std::result::Result<tonic::Response<super::PollResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.WorkerService/Poll",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.WorkerService", "Poll"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Reports what became of attempts. An answer means that it is durable. Repeat what was not
+        /// answered: a repeated report gets the same answer as the first.
+        pub async fn report(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReportRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReportResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.WorkerService/Report",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.WorkerService", "Report"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Renews leases, and says how far their tasks are.
+        pub async fn heartbeat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HeartbeatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HeartbeatResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.WorkerService/Heartbeat",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.WorkerService", "Heartbeat"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+#[cfg(feature = "stubs")]
+pub mod worker_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with WorkerServiceServer.
+    #[async_trait]
+    pub trait WorkerService: std::marker::Send + std::marker::Sync + 'static {
+        /// Leases tasks of one pipeline. Waits for a first one as long as asked for, or until the call's
+        /// deadline comes near; an empty answer means that there was none. A call that is given up leases
+        /// nothing. Answers at once when one of the held leases is lost.
+        async fn poll(
+            &self,
+            request: tonic::Request<super::PollRequest>,
+        ) -> std::result::Result<tonic::Response<super::PollResponse>, tonic::Status>;
+        /// Reports what became of attempts. An answer means that it is durable. Repeat what was not
+        /// answered: a repeated report gets the same answer as the first.
+        async fn report(
+            &self,
+            request: tonic::Request<super::ReportRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReportResponse>, tonic::Status>;
+        /// Renews leases, and says how far their tasks are.
+        async fn heartbeat(
+            &self,
+            request: tonic::Request<super::HeartbeatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HeartbeatResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Leases on tasks of the caller's tenant.
+    #[derive(Debug)]
+    pub struct WorkerServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> WorkerServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for WorkerServiceServer<T>
+    where
+        T: WorkerService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/workload.v1.WorkerService/Poll" => {
+                    #[allow(non_camel_case_types)]
+                    struct PollSvc<T: WorkerService>(pub Arc<T>);
+                    impl<
+                        T: WorkerService,
+                    > tonic::server::UnaryService<super::PollRequest> for PollSvc<T> {
+                        type Response = super::PollResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PollRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as WorkerService>::poll(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PollSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.WorkerService/Report" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportSvc<T: WorkerService>(pub Arc<T>);
+                    impl<
+                        T: WorkerService,
+                    > tonic::server::UnaryService<super::ReportRequest>
+                    for ReportSvc<T> {
+                        type Response = super::ReportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as WorkerService>::report(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.WorkerService/Heartbeat" => {
+                    #[allow(non_camel_case_types)]
+                    struct HeartbeatSvc<T: WorkerService>(pub Arc<T>);
+                    impl<
+                        T: WorkerService,
+                    > tonic::server::UnaryService<super::HeartbeatRequest>
+                    for HeartbeatSvc<T> {
+                        type Response = super::HeartbeatResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HeartbeatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as WorkerService>::heartbeat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HeartbeatSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for WorkerServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "workload.v1.WorkerService";
+    impl<T> tonic::server::NamedService for WorkerServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// One partition of one pipeline.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Shard {
@@ -2529,6 +3244,71 @@ pub struct OwnedTask {
     #[prost(message, optional, tag = "2")]
     pub task: ::core::option::Option<StoredTask>,
 }
+/// A worker's request for tasks.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LeaseOwnedRequest {
+    /// The pipeline's number.
+    #[prost(uint32, tag = "1")]
+    pub pipeline: u32,
+    /// The request; its names of the pipeline are not used.
+    #[prost(message, optional, tag = "2")]
+    pub poll: ::core::option::Option<PollRequest>,
+}
+/// What workers wait for that are connected elsewhere.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AwaitReadyRequest {
+    /// For each of them, or for several that offer the same.
+    #[prost(message, repeated, tag = "1")]
+    pub sought: ::prost::alloc::vec::Vec<Sought>,
+    /// At most this long.
+    #[prost(message, optional, tag = "2")]
+    pub wait: ::core::option::Option<::prost_types::Duration>,
+}
+/// What one worker, or several that offer the same, waits for.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Sought {
+    /// The pipeline's number.
+    #[prost(uint32, tag = "1")]
+    pub pipeline: u32,
+    /// Who holds the leases.
+    #[prost(string, tag = "2")]
+    pub worker: ::prost::alloc::string::String,
+    /// Labels it has.
+    #[prost(string, repeated, tag = "3")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How many slots it has free. With 0 it only listens for lost leases.
+    #[prost(uint32, tag = "4")]
+    pub credit: u32,
+    /// Partitions that the asker takes to be here.
+    #[prost(uint32, repeated, tag = "5")]
+    pub partitions: ::prost::alloc::vec::Vec<u32>,
+    /// Leases it holds.
+    #[prost(message, repeated, tag = "6")]
+    pub held: ::prost::alloc::vec::Vec<HeldLease>,
+}
+/// What there is to say; nothing if the time is over.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AwaitReadyResponse {
+    /// In the order asked, each with its index.
+    #[prost(message, repeated, tag = "1")]
+    pub news: ::prost::alloc::vec::Vec<News>,
+}
+/// What there is to say of one entry.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct News {
+    /// Its index.
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    /// Tasks wait that it could take.
+    #[prost(bool, tag = "2")]
+    pub is_ready: bool,
+    /// Partitions that are not here.
+    #[prost(uint32, repeated, tag = "3")]
+    pub moved: ::prost::alloc::vec::Vec<u32>,
+    /// Leases that are lost.
+    #[prost(message, repeated, tag = "4")]
+    pub lost: ::prost::alloc::vec::Vec<LostLease>,
+}
 /// Which task to wait for.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AwaitEndRequest {
@@ -2754,6 +3534,100 @@ pub mod member_service_client {
                 .insert(GrpcMethod::new("workload.v1.MemberService", "Count"));
             self.inner.unary(req, path, codec).await
         }
+        /// Leases tasks to a worker that is connected elsewhere, as WorkerService.Poll does, but of this member alone.
+        pub async fn lease_owned(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LeaseOwnedRequest>,
+        ) -> std::result::Result<tonic::Response<super::PollResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/LeaseOwned",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "LeaseOwned"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Reports what became of attempts. An answer means that it is durable.
+        pub async fn report_owned(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReportRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReportResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/ReportOwned",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "ReportOwned"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Renews leases.
+        pub async fn renew_owned(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HeartbeatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HeartbeatResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/RenewOwned",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "RenewOwned"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Answers when there are news for workers that are connected elsewhere, or the time is over. Grants nothing.
+        pub async fn await_ready(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AwaitReadyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AwaitReadyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/AwaitReady",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "AwaitReady"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Answers when a task has ended or the time is over.
         pub async fn await_end(
             &mut self,
@@ -2829,6 +3703,32 @@ pub mod member_service_server {
             &self,
             request: tonic::Request<super::CountRequest>,
         ) -> std::result::Result<tonic::Response<super::CountResponse>, tonic::Status>;
+        /// Leases tasks to a worker that is connected elsewhere, as WorkerService.Poll does, but of this member alone.
+        async fn lease_owned(
+            &self,
+            request: tonic::Request<super::LeaseOwnedRequest>,
+        ) -> std::result::Result<tonic::Response<super::PollResponse>, tonic::Status>;
+        /// Reports what became of attempts. An answer means that it is durable.
+        async fn report_owned(
+            &self,
+            request: tonic::Request<super::ReportRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReportResponse>, tonic::Status>;
+        /// Renews leases.
+        async fn renew_owned(
+            &self,
+            request: tonic::Request<super::HeartbeatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HeartbeatResponse>,
+            tonic::Status,
+        >;
+        /// Answers when there are news for workers that are connected elsewhere, or the time is over. Grants nothing.
+        async fn await_ready(
+            &self,
+            request: tonic::Request<super::AwaitReadyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AwaitReadyResponse>,
+            tonic::Status,
+        >;
         /// Answers when a task has ended or the time is over.
         async fn await_end(
             &self,
@@ -3122,6 +4022,186 @@ pub mod member_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CountSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/LeaseOwned" => {
+                    #[allow(non_camel_case_types)]
+                    struct LeaseOwnedSvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::LeaseOwnedRequest>
+                    for LeaseOwnedSvc<T> {
+                        type Response = super::PollResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LeaseOwnedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::lease_owned(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LeaseOwnedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/ReportOwned" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportOwnedSvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::ReportRequest>
+                    for ReportOwnedSvc<T> {
+                        type Response = super::ReportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::report_owned(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportOwnedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/RenewOwned" => {
+                    #[allow(non_camel_case_types)]
+                    struct RenewOwnedSvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::HeartbeatRequest>
+                    for RenewOwnedSvc<T> {
+                        type Response = super::HeartbeatResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HeartbeatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::renew_owned(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RenewOwnedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/AwaitReady" => {
+                    #[allow(non_camel_case_types)]
+                    struct AwaitReadySvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::AwaitReadyRequest>
+                    for AwaitReadySvc<T> {
+                        type Response = super::AwaitReadyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AwaitReadyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::await_ready(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AwaitReadySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -4428,721 +5508,6 @@ pub mod pipeline_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "workload.v1.PipelineService";
     impl<T> tonic::server::NamedService for PipelineServiceServer<T> {
-        const NAME: &'static str = SERVICE_NAME;
-    }
-}
-/// A lease that a worker holds.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct HeldLease {
-    /// The task.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// The lease.
-    #[prost(uint64, tag = "2")]
-    pub lease_token: u64,
-}
-/// A request for tasks.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct PollRequest {
-    /// The application.
-    #[prost(string, tag = "1")]
-    pub application: ::prost::alloc::string::String,
-    /// The pipeline.
-    #[prost(string, tag = "2")]
-    pub pipeline: ::prost::alloc::string::String,
-    /// The worker's own name for itself: 1 to 128 printable ASCII characters, a new one each run.
-    #[prost(string, tag = "3")]
-    pub worker: ::prost::alloc::string::String,
-    /// How many slots it has free: 0 to 256; a task takes as many as its cost, most take one. With 0 the call only listens for lost leases.
-    #[prost(uint32, tag = "4")]
-    pub credit: u32,
-    /// At most so many bytes of data, but at least one task; 0 means 4 MiB.
-    #[prost(uint64, tag = "5")]
-    pub bytes_max: u64,
-    /// How long to wait for a first task; without it, 20 s.
-    #[prost(message, optional, tag = "6")]
-    pub wait: ::core::option::Option<::prost_types::Duration>,
-    /// The leases it holds.
-    #[prost(message, repeated, tag = "7")]
-    pub held: ::prost::alloc::vec::Vec<HeldLease>,
-    /// Labels it has: it gets only tasks that ask for no others.
-    #[prost(string, repeated, tag = "8")]
-    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-}
-/// What a poll got.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct PollResponse {
-    /// Tasks, now leased to the worker.
-    #[prost(message, repeated, tag = "1")]
-    pub tasks: ::prost::alloc::vec::Vec<LeasedTask>,
-    /// Held leases that the worker must drop.
-    #[prost(message, repeated, tag = "2")]
-    pub lost: ::prost::alloc::vec::Vec<LostLease>,
-}
-/// A task as a worker gets it.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct LeasedTask {
-    /// The task.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// The lease; every heartbeat and report names it.
-    #[prost(uint64, tag = "2")]
-    pub lease_token: u64,
-    /// Which attempt this is, from 1.
-    #[prost(uint32, tag = "3")]
-    pub attempt: u32,
-    /// How many attempts there are at most.
-    #[prost(uint32, tag = "4")]
-    pub max_attempts: u32,
-    /// What was submitted: JSON.
-    #[prost(bytes = "bytes", tag = "5")]
-    pub data: ::prost::bytes::Bytes,
-    /// What was asked for it.
-    #[prost(message, optional, tag = "6")]
-    pub options: ::core::option::Option<TaskOptions>,
-    /// W3C traceparent of the submit.
-    #[prost(string, tag = "7")]
-    pub traceparent: ::prost::alloc::string::String,
-    /// The lease ends after this long without a heartbeat.
-    #[prost(message, optional, tag = "8")]
-    pub lease: ::core::option::Option<::prost_types::Duration>,
-    /// The attempt may take this long.
-    #[prost(message, optional, tag = "9")]
-    pub timeout: ::core::option::Option<::prost_types::Duration>,
-    /// The handler may be silent this long.
-    #[prost(message, optional, tag = "10")]
-    pub heartbeat_timeout: ::core::option::Option<::prost_types::Duration>,
-    /// The pipeline's revision: a worker that holds steps of an older one reads them again.
-    #[prost(uint64, tag = "11")]
-    pub revision: u64,
-}
-/// A held lease that is lost.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct LostLease {
-    /// The task.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// The lease.
-    #[prost(uint64, tag = "2")]
-    pub lease_token: u64,
-    /// Why.
-    #[prost(enumeration = "lost_lease::Reason", tag = "3")]
-    pub reason: i32,
-}
-/// Nested message and enum types in `LostLease`.
-pub mod lost_lease {
-    /// Why.
-    #[derive(
-        Clone,
-        Copy,
-        Debug,
-        PartialEq,
-        Eq,
-        Hash,
-        PartialOrd,
-        Ord,
-        ::prost::Enumeration
-    )]
-    #[repr(i32)]
-    pub enum Reason {
-        /// Not said.
-        Unspecified = 0,
-        /// It ran out, or a newer one was granted.
-        Stale = 1,
-        /// The task was cancelled.
-        Cancelled = 2,
-        /// The attempt ran longer than its timeout.
-        TimedOut = 3,
-        /// The task has ended.
-        Ended = 4,
-    }
-    impl Reason {
-        /// String value of the enum field names used in the ProtoBuf definition.
-        ///
-        /// The values are not transformed in any way and thus are considered stable
-        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-        pub fn as_str_name(&self) -> &'static str {
-            match self {
-                Self::Unspecified => "REASON_UNSPECIFIED",
-                Self::Stale => "REASON_STALE",
-                Self::Cancelled => "REASON_CANCELLED",
-                Self::TimedOut => "REASON_TIMED_OUT",
-                Self::Ended => "REASON_ENDED",
-            }
-        }
-        /// Creates an enum from field names used in the ProtoBuf definition.
-        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-            match value {
-                "REASON_UNSPECIFIED" => Some(Self::Unspecified),
-                "REASON_STALE" => Some(Self::Stale),
-                "REASON_CANCELLED" => Some(Self::Cancelled),
-                "REASON_TIMED_OUT" => Some(Self::TimedOut),
-                "REASON_ENDED" => Some(Self::Ended),
-                _ => None,
-            }
-        }
-    }
-}
-/// It worked.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Completed {
-    /// A JSON value, at most 1 MiB.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub result: ::prost::bytes::Bytes,
-}
-/// The worker cannot finish it, since it shuts down. Costs no attempt.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Interrupted {}
-/// Not now. Costs no attempt.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Snoozed {
-    /// The task is available again after this time.
-    #[prost(message, optional, tag = "1")]
-    pub delay: ::core::option::Option<::prost_types::Duration>,
-}
-/// What became of one attempt.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TaskReport {
-    /// The task.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// The lease under which it was run.
-    #[prost(uint64, tag = "2")]
-    pub lease_token: u64,
-    #[prost(oneof = "task_report::Outcome", tags = "3, 4, 5, 6")]
-    pub outcome: ::core::option::Option<task_report::Outcome>,
-}
-/// Nested message and enum types in `TaskReport`.
-pub mod task_report {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Outcome {
-        /// It worked.
-        #[prost(message, tag = "3")]
-        Completed(super::Completed),
-        /// It did not.
-        #[prost(message, tag = "4")]
-        Failed(super::Failure),
-        /// The worker shuts down.
-        #[prost(message, tag = "5")]
-        Interrupted(super::Interrupted),
-        /// Not now.
-        #[prost(message, tag = "6")]
-        Snoozed(super::Snoozed),
-    }
-}
-/// Reports outcomes.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ReportRequest {
-    /// At most 1,000.
-    #[prost(message, repeated, tag = "1")]
-    pub reports: ::prost::alloc::vec::Vec<TaskReport>,
-}
-/// One result for each report, in order.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ReportResponse {
-    /// Code 0 means that it is durable.
-    #[prost(message, repeated, tag = "1")]
-    pub results: ::prost::alloc::vec::Vec<::tonic_types::Status>,
-}
-/// A sign of life for one lease.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TaskHeartbeat {
-    /// The task.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// The lease.
-    #[prost(uint64, tag = "2")]
-    pub lease_token: u64,
-    /// Whether the handler itself gave the sign, which is what heartbeat_timeout waits for.
-    #[prost(bool, tag = "3")]
-    pub from_handler: bool,
-    /// A JSON value that shows how far it is, at most 256 KiB.
-    #[prost(bytes = "bytes", optional, tag = "4")]
-    pub progress: ::core::option::Option<::prost::bytes::Bytes>,
-}
-/// Renews leases.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct HeartbeatRequest {
-    /// At most 1,000.
-    #[prost(message, repeated, tag = "1")]
-    pub heartbeats: ::prost::alloc::vec::Vec<TaskHeartbeat>,
-}
-/// One result for each heartbeat, in order.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct HeartbeatResponse {
-    /// The results.
-    #[prost(message, repeated, tag = "1")]
-    pub results: ::prost::alloc::vec::Vec<HeartbeatResult>,
-}
-/// What a heartbeat got.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct HeartbeatResult {
-    #[prost(oneof = "heartbeat_result::Result", tags = "1, 2")]
-    pub result: ::core::option::Option<heartbeat_result::Result>,
-}
-/// Nested message and enum types in `HeartbeatResult`.
-pub mod heartbeat_result {
-    #[derive(Clone, PartialEq, ::prost::Oneof)]
-    pub enum Result {
-        /// The lease lasts this long from now.
-        #[prost(message, tag = "1")]
-        Lease(::prost_types::Duration),
-        /// Why it was not renewed; ErrorInfo's reason `LEASE_LOST` means that the work must stop.
-        #[prost(message, tag = "2")]
-        Error(::tonic_types::Status),
-    }
-}
-/// Generated client implementations.
-#[cfg(feature = "client")]
-pub mod worker_service_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    use tonic::codegen::http::Uri;
-    /// Leases on tasks of the caller's tenant.
-    #[derive(Debug, Clone)]
-    pub struct WorkerServiceClient<T> {
-        inner: tonic::client::Grpc<T>,
-    }
-    impl WorkerServiceClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
-    impl<T> WorkerServiceClient<T>
-    where
-        T: tonic::client::GrpcService<tonic::body::Body>,
-        T::Error: Into<StdError>,
-        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
-        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
-    {
-        pub fn new(inner: T) -> Self {
-            let inner = tonic::client::Grpc::new(inner);
-            Self { inner }
-        }
-        pub fn with_origin(inner: T, origin: Uri) -> Self {
-            let inner = tonic::client::Grpc::with_origin(inner, origin);
-            Self { inner }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> WorkerServiceClient<InterceptedService<T, F>>
-        where
-            F: tonic::service::Interceptor,
-            T::ResponseBody: Default,
-            T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
-        {
-            WorkerServiceClient::new(InterceptedService::new(inner, interceptor))
-        }
-        /// Compress requests with the given encoding.
-        ///
-        /// This requires the server to support it otherwise it might respond with an
-        /// error.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.send_compressed(encoding);
-            self
-        }
-        /// Enable decompressing responses.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.accept_compressed(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_decoding_message_size(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_encoding_message_size(limit);
-            self
-        }
-        /// Leases tasks of one pipeline. Waits for a first one as long as asked for, or until the call's
-        /// deadline comes near; an empty answer means that there was none. A call that is given up leases
-        /// nothing. Answers at once when one of the held leases is lost.
-        pub async fn poll(
-            &mut self,
-            request: impl tonic::IntoRequest<super::PollRequest>,
-        ) -> std::result::Result<tonic::Response<super::PollResponse>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/workload.v1.WorkerService/Poll",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("workload.v1.WorkerService", "Poll"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Reports what became of attempts. An answer means that it is durable. Repeat what was not
-        /// answered: a repeated report gets the same answer as the first.
-        pub async fn report(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ReportRequest>,
-        ) -> std::result::Result<tonic::Response<super::ReportResponse>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/workload.v1.WorkerService/Report",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("workload.v1.WorkerService", "Report"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Renews leases, and says how far their tasks are.
-        pub async fn heartbeat(
-            &mut self,
-            request: impl tonic::IntoRequest<super::HeartbeatRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::HeartbeatResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/workload.v1.WorkerService/Heartbeat",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("workload.v1.WorkerService", "Heartbeat"));
-            self.inner.unary(req, path, codec).await
-        }
-    }
-}
-/// Generated server implementations.
-#[cfg(feature = "stubs")]
-pub mod worker_service_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    /// Generated trait containing gRPC methods that should be implemented for use with WorkerServiceServer.
-    #[async_trait]
-    pub trait WorkerService: std::marker::Send + std::marker::Sync + 'static {
-        /// Leases tasks of one pipeline. Waits for a first one as long as asked for, or until the call's
-        /// deadline comes near; an empty answer means that there was none. A call that is given up leases
-        /// nothing. Answers at once when one of the held leases is lost.
-        async fn poll(
-            &self,
-            request: tonic::Request<super::PollRequest>,
-        ) -> std::result::Result<tonic::Response<super::PollResponse>, tonic::Status>;
-        /// Reports what became of attempts. An answer means that it is durable. Repeat what was not
-        /// answered: a repeated report gets the same answer as the first.
-        async fn report(
-            &self,
-            request: tonic::Request<super::ReportRequest>,
-        ) -> std::result::Result<tonic::Response<super::ReportResponse>, tonic::Status>;
-        /// Renews leases, and says how far their tasks are.
-        async fn heartbeat(
-            &self,
-            request: tonic::Request<super::HeartbeatRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::HeartbeatResponse>,
-            tonic::Status,
-        >;
-    }
-    /// Leases on tasks of the caller's tenant.
-    #[derive(Debug)]
-    pub struct WorkerServiceServer<T> {
-        inner: Arc<T>,
-        accept_compression_encodings: EnabledCompressionEncodings,
-        send_compression_encodings: EnabledCompressionEncodings,
-        max_decoding_message_size: Option<usize>,
-        max_encoding_message_size: Option<usize>,
-    }
-    impl<T> WorkerServiceServer<T> {
-        pub fn new(inner: T) -> Self {
-            Self::from_arc(Arc::new(inner))
-        }
-        pub fn from_arc(inner: Arc<T>) -> Self {
-            Self {
-                inner,
-                accept_compression_encodings: Default::default(),
-                send_compression_encodings: Default::default(),
-                max_decoding_message_size: None,
-                max_encoding_message_size: None,
-            }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
-        where
-            F: tonic::service::Interceptor,
-        {
-            InterceptedService::new(Self::new(inner), interceptor)
-        }
-        /// Enable decompressing requests with the given encoding.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.accept_compression_encodings.enable(encoding);
-            self
-        }
-        /// Compress responses with the given encoding, if the client supports it.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.send_compression_encodings.enable(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.max_decoding_message_size = Some(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.max_encoding_message_size = Some(limit);
-            self
-        }
-    }
-    impl<T, B> tonic::codegen::Service<http::Request<B>> for WorkerServiceServer<T>
-    where
-        T: WorkerService,
-        B: Body + std::marker::Send + 'static,
-        B::Error: Into<StdError> + std::marker::Send + 'static,
-    {
-        type Response = http::Response<tonic::body::Body>;
-        type Error = std::convert::Infallible;
-        type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, req: http::Request<B>) -> Self::Future {
-            match req.uri().path() {
-                "/workload.v1.WorkerService/Poll" => {
-                    #[allow(non_camel_case_types)]
-                    struct PollSvc<T: WorkerService>(pub Arc<T>);
-                    impl<
-                        T: WorkerService,
-                    > tonic::server::UnaryService<super::PollRequest> for PollSvc<T> {
-                        type Response = super::PollResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::PollRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as WorkerService>::poll(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = PollSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/workload.v1.WorkerService/Report" => {
-                    #[allow(non_camel_case_types)]
-                    struct ReportSvc<T: WorkerService>(pub Arc<T>);
-                    impl<
-                        T: WorkerService,
-                    > tonic::server::UnaryService<super::ReportRequest>
-                    for ReportSvc<T> {
-                        type Response = super::ReportResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ReportRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as WorkerService>::report(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ReportSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/workload.v1.WorkerService/Heartbeat" => {
-                    #[allow(non_camel_case_types)]
-                    struct HeartbeatSvc<T: WorkerService>(pub Arc<T>);
-                    impl<
-                        T: WorkerService,
-                    > tonic::server::UnaryService<super::HeartbeatRequest>
-                    for HeartbeatSvc<T> {
-                        type Response = super::HeartbeatResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::HeartbeatRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as WorkerService>::heartbeat(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = HeartbeatSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
-            }
-        }
-    }
-    impl<T> Clone for WorkerServiceServer<T> {
-        fn clone(&self) -> Self {
-            let inner = self.inner.clone();
-            Self {
-                inner,
-                accept_compression_encodings: self.accept_compression_encodings,
-                send_compression_encodings: self.send_compression_encodings,
-                max_decoding_message_size: self.max_decoding_message_size,
-                max_encoding_message_size: self.max_encoding_message_size,
-            }
-        }
-    }
-    /// Generated gRPC service name
-    pub const SERVICE_NAME: &str = "workload.v1.WorkerService";
-    impl<T> tonic::server::NamedService for WorkerServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use scheduler_core::{Error, TaskId, owner::Owner};
+use scheduler_core::{Error, Heartbeat, Held, Leased, Report, TaskId, owner::Owner};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
@@ -10,7 +10,7 @@ use super::{closed, deadline::wait_within};
 use crate::{
     convert::{self, WAIT, duration_of},
     pb::{self, member_service_server::MemberService},
-    status::to_status,
+    status::{to_rpc, to_status},
 };
 
 /// Answers `MemberService`.
@@ -85,6 +85,72 @@ impl MemberService for MemberServer {
         let (shards, listed) = convert::count(request.into_inner()).map_err(refused)?;
         let counts = self.member.count(shards, listed).await;
         Ok(Response::new(counts.map_err(refused)?.into()))
+    }
+
+    async fn lease_owned(
+        &self,
+        request: Request<pb::LeaseOwnedRequest>,
+    ) -> Result<Response<pb::PollResponse>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (pipeline, mut poll) = convert::lease_owned(request).map_err(refused)?;
+        poll.wait = wait_within(&headers, poll.wait);
+        let leased = tokio::select! {
+            leased = self.member.lease(pipeline, poll) => leased.map_err(refused)?,
+            () = closed(&self.closing) => Leased::default(),
+        };
+        Ok(Response::new(leased.into()))
+    }
+
+    async fn report_owned(
+        &self,
+        request: Request<pb::ReportRequest>,
+    ) -> Result<Response<pb::ReportResponse>, Status> {
+        let reports = request.into_inner().reports.into_iter().map(|report| {
+            let report = Report::try_from(report)?;
+            let (id, token) = (report.id, report.token);
+            Ok((Held { id, token }, report.outcome))
+        });
+        let reports = reports.collect::<Result<_, Error>>().map_err(refused)?;
+        let answers = self.member.report(reports).await.into_iter();
+        let results = answers.map(|answer| {
+            answer.map_or_else(|err| to_rpc(&err), |()| tonic_types::Status::default())
+        });
+        Ok(Response::new(pb::ReportResponse {
+            results: results.collect(),
+        }))
+    }
+
+    async fn renew_owned(
+        &self,
+        request: Request<pb::HeartbeatRequest>,
+    ) -> Result<Response<pb::HeartbeatResponse>, Status> {
+        let beats = request.into_inner().heartbeats.into_iter().map(|beat| {
+            let beat = Heartbeat::try_from(beat)?;
+            let (id, token) = (beat.id, beat.token);
+            Ok((Held { id, token }, beat.from_handler, beat.progress))
+        });
+        let beats = beats.collect::<Result<_, Error>>().map_err(refused)?;
+        let answers = self.member.renew(beats).await;
+        Ok(Response::new(pb::HeartbeatResponse {
+            results: answers.into_iter().map(Into::into).collect(),
+        }))
+    }
+
+    async fn await_ready(
+        &self,
+        request: Request<pb::AwaitReadyRequest>,
+    ) -> Result<Response<pb::AwaitReadyResponse>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let sought = request.sought.into_iter().map(TryInto::try_into);
+        let sought = sought.collect::<Result<_, Error>>().map_err(refused)?;
+        let wait = request.wait.map(|wait| duration_of("wait", wait));
+        let wait = wait.transpose().map_err(refused)?.unwrap_or(WAIT);
+        let news = tokio::select! {
+            news = self.member.await_ready(sought, wait_within(&headers, wait)) => news,
+            // Its shards are about to move.
+            () = closed(&self.closing) => Err(Error::moved()),
+        };
+        Ok(Response::new(news.map_err(refused)?.into()))
     }
 
     async fn await_end(

@@ -4,6 +4,7 @@ mod cluster;
 mod deletion;
 mod keys;
 mod load;
+mod members;
 mod outages;
 mod scale;
 mod truth;
