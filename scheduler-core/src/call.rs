@@ -67,6 +67,10 @@ pub struct Poll {
     /// The leases it holds. A new owner of the shard learns of them here, and the poll returns at
     /// once when one of them is lost.
     pub held: Vec<Held>,
+    /// Whether tasks are only offered: leased for [`Config::offer`](crate::Config::offer) until a heartbeat or a poll
+    /// names them as held, which makes that a lease like any other. An offer that nobody touches costs no attempt,
+    /// so that a lost answer costs little. Without it a task is leased in full at once.
+    pub offers: bool,
 }
 
 impl Poll {
@@ -80,6 +84,7 @@ impl Poll {
             bytes_max: 4 << 20,
             wait: Duration::from_secs(20),
             held: Vec::new(),
+            offers: false,
         }
     }
 }
@@ -91,6 +96,13 @@ pub struct Held {
     pub id: TaskId,
     /// The lease.
     pub token: LeaseToken,
+}
+
+impl From<&LeasedTask> for Held {
+    fn from(task: &LeasedTask) -> Self {
+        let (id, token) = (task.id, task.token);
+        Self { id, token }
+    }
 }
 
 /// What a poll got: empty if it waited in vain.
@@ -119,7 +131,8 @@ pub struct LeasedTask {
     pub options: Option<Arc<TaskOptions>>,
     /// W3C `traceparent` of the submit.
     pub traceparent: Option<Arc<str>>,
-    /// The lease ends after this long without a heartbeat.
+    /// The lease ends after this long without a heartbeat. For an offer that is shorter than for a lease that was
+    /// renewed.
     pub lease: Duration,
     /// The attempt may take this long.
     pub timeout: Option<Duration>,

@@ -13,6 +13,9 @@ pub struct Config {
     pub seed: u64,
     /// How long a lease lasts without a heartbeat.
     pub lease: Duration,
+    /// How long a task is offered to a worker that polls for offers: its lease lasts so long, but no longer than
+    /// [`lease`](Self::lease), until the worker first touches it.
+    pub offer: Duration,
     /// The longest a poll may wait.
     pub poll_wait_max: Duration,
     /// How often a shard that changed is flushed when no reply waits for it.
@@ -70,6 +73,7 @@ impl Default for Config {
             address: "127.0.0.1:7070".to_owned(),
             seed: 0,
             lease: Duration::from_secs(30),
+            offer: Duration::from_secs(5),
             poll_wait_max: Duration::from_secs(60),
             flush_interval: Duration::from_secs(1),
             flush_linger: Duration::ZERO,
@@ -112,6 +116,10 @@ impl Config {
         check(
             self.lease >= Duration::from_millis(100),
             "lease must be at least 100ms",
+        );
+        check(
+            self.offer >= Duration::from_millis(100),
+            "offer must be at least 100ms",
         );
         check(
             self.flush_interval >= Duration::from_millis(1),

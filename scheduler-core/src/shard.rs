@@ -134,6 +134,7 @@ impl Shard {
             epoch: claimed.epoch,
             rules: Rules {
                 lease: config.lease,
+                offer: config.offer.min(config.lease),
                 defaults: pipeline.spec.defaults.clone(),
                 may_discard: true,
             },

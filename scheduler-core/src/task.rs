@@ -3,6 +3,7 @@
 pub mod event;
 pub mod options;
 pub mod retry;
+mod silence;
 pub mod state;
 
 use std::time::Duration;

@@ -310,6 +310,7 @@ impl Member {
         let taker = Taker {
             worker: &worker,
             labels: &labels,
+            offers: waiting.poll.offers,
         };
         let mut granted = Vec::new();
         let mut passed = Vec::new();

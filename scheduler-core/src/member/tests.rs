@@ -2,6 +2,7 @@
 
 mod ends;
 mod fair;
+mod offers;
 mod order;
 mod ownership;
 mod random;

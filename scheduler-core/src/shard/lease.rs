@@ -29,6 +29,8 @@ pub struct Taker<'a> {
     pub worker: &'a WorkerId,
     /// What it has.
     pub labels: &'a BTreeSet<Label>,
+    /// Whether tasks are only offered to it.
+    pub offers: bool,
 }
 
 /// What a worker may still take.
@@ -136,7 +138,7 @@ impl Shard {
             self.ready.take(first);
             self.last_token = token;
             credit.n_bytes = credit.n_bytes.saturating_sub(n_bytes);
-            granted.extend(self.start(first.at, token, taker.worker, now, out));
+            granted.extend(self.start(first.at, token, taker, now, out));
         }
     }
 
@@ -151,17 +153,21 @@ impl Shard {
         &mut self,
         at: SlotRef,
         token: LeaseToken,
-        worker: &WorkerId,
+        taker: Taker<'_>,
         now: Timestamp,
         out: &mut Vec<Action>,
     ) -> Option<LeasedTask> {
         let entry = self.window.get_mut(at)?;
         entry.queued = false;
-        let worker = worker.clone();
-        self.transition(at, Event::Leased { token, worker }, None, now, out)
-            .ok()?;
+        let event = Event::Leased {
+            token,
+            worker: taker.worker.clone(),
+            is_offer: taker.offers,
+        };
+        self.transition(at, event, None, now, out).ok()?;
         self.note_fresh(at, token);
         let task = &self.window.get(at)?.task;
+        let is_offer = matches!(&task.state, State::Running(lease) if lease.is_offer);
         Some(LeasedTask {
             id: TaskId {
                 shard: self.id,
@@ -173,7 +179,11 @@ impl Shard {
             data: task.submitted.data.clone(),
             options: task.submitted.options.clone(),
             traceparent: task.submitted.traceparent.clone(),
-            lease: self.rules.lease,
+            lease: if is_offer {
+                self.rules.offer
+            } else {
+                self.rules.lease
+            },
             timeout: task.timeout(&self.rules),
             heartbeat_timeout: task.heartbeat_timeout(&self.rules),
             revision: self.revision,

@@ -314,6 +314,8 @@ impl Shard {
                 expires_at: now + self.rules.lease,
                 times_out_at: Timestamp::NEVER,
                 silent_at: Timestamp::NEVER,
+                // Its worker gets the time to find the new owner, whatever it was before.
+                is_offer: false,
             }),
             StoredState::Ended {
                 ending, ended_at, ..
@@ -330,7 +332,7 @@ impl Shard {
             rare: (!stored.errors.is_empty()).then(|| {
                 Box::new(Rare {
                     errors: stored.errors,
-                    progress: None,
+                    ..Rare::default()
                 })
             }),
         };

@@ -61,6 +61,8 @@ pub(super) struct Lapsed<'a> {
     is_running: bool,
     ending: Option<&'a Ending>,
     last_error: Option<&'a AttemptError>,
+    /// It was an offer that ran out, which leaves no error.
+    is_untouched: bool,
 }
 
 impl<'a> Lapsed<'a> {
@@ -73,6 +75,7 @@ impl<'a> Lapsed<'a> {
                 _ => None,
             },
             last_error: task.errors().last(),
+            is_untouched: task.is_untouched(task.token),
         }
     }
 
@@ -85,6 +88,7 @@ impl<'a> Lapsed<'a> {
                 _ => None,
             },
             last_error: stored.errors.last(),
+            is_untouched: false,
         }
     }
 
@@ -97,7 +101,7 @@ impl<'a> Lapsed<'a> {
                 Outcome::Failed(_) => self.error().is_some_and(|error| !is_own(&error.failure)),
                 // What ends a lease without an error and without an end of the task.
                 Outcome::Interrupted | Outcome::Snoozed(_) => {
-                    self.error().is_none() && self.ending.is_none()
+                    self.error().is_none() && self.ending.is_none() && !self.is_untouched
                 }
             }
     }
@@ -110,7 +114,7 @@ impl<'a> Lapsed<'a> {
         match self.error() {
             Some(error) if !is_own(&error.failure) => true,
             Some(_) => matches!(self.ending, Some(Ending::Completed { .. })),
-            None => !matches!(self.ending, Some(Ending::Cancelled)),
+            None => !self.is_untouched && !matches!(self.ending, Some(Ending::Cancelled)),
         }
     }
 

@@ -49,6 +49,8 @@ pub enum Event {
         token: LeaseToken,
         /// Who gets it.
         worker: WorkerId,
+        /// Whether it is only offered.
+        is_offer: bool,
     },
     /// A worker says that it holds it under a token from an earlier owner of the shard.
     Adopted {
@@ -125,8 +127,18 @@ impl Task {
         rng: &mut fastrand::Rng,
     ) -> Result<Effect, Refusal> {
         match (&self.state, event) {
-            (State::Available, Event::Leased { token, worker }) if token > self.token => {
+            (
+                State::Available,
+                Event::Leased {
+                    token,
+                    worker,
+                    is_offer,
+                },
+            ) if token > self.token => {
                 self.start(token, worker, now, rules);
+                if is_offer {
+                    self.offer(now, rules);
+                }
                 Ok(Effect::GoOn)
             }
             (
@@ -144,6 +156,7 @@ impl Task {
                 Event::Adopted { token, worker },
             ) if token > self.token => {
                 self.start(token, worker, now, rules);
+                self.forget_untouched();
                 Ok(Effect::GoOn)
             }
             (State::Running(_), Event::Adopted { token, worker }) if token > self.token => {
@@ -276,7 +289,13 @@ impl Task {
         }
     }
 
-    fn start(&mut self, token: LeaseToken, worker: WorkerId, now: Timestamp, rules: &Rules) {
+    pub(super) fn start(
+        &mut self,
+        token: LeaseToken,
+        worker: WorkerId,
+        now: Timestamp,
+        rules: &Rules,
+    ) {
         let after = |wait: Option<Duration>| wait.map_or(Timestamp::NEVER, |wait| now + wait);
         self.attempt += 1;
         self.token = token;
@@ -287,30 +306,8 @@ impl Task {
             expires_at: now + rules.lease,
             times_out_at: after(self.timeout(rules)).min(self.deadline(rules)),
             silent_at: after(self.heartbeat_timeout(rules)),
+            is_offer: false,
         });
-    }
-
-    /// Whether the newest lease ended by the worker's silence alone.
-    fn has_merely_expired(&self, token: LeaseToken) -> bool {
-        token == self.token
-            && self.errors().last().is_some_and(|error| {
-                let is_expiry = error.failure.code.as_str() == LEASE_EXPIRED;
-                error.token == token && is_expiry && is_own(&error.failure)
-            })
-    }
-
-    /// Takes up an attempt whose lease expired; its timeouts count from now, since nobody saw the
-    /// time in between.
-    fn resume(&mut self, progress: Option<Bytes>, now: Timestamp, rules: &Rules) {
-        // What was noted as an error was none.
-        let Some(AttemptError { worker, .. }) = self.rare_mut().errors.pop() else {
-            return;
-        };
-        self.attempt -= 1;
-        self.start(self.token, worker, now, rules);
-        if progress.is_some() {
-            self.rare_mut().progress = progress;
-        }
     }
 
     fn renew(
@@ -323,16 +320,19 @@ impl Task {
         let silent_at = self.heartbeat_timeout(rules).map(|wait| now + wait);
         if let State::Running(lease) = &mut self.state {
             lease.expires_at = now + rules.lease;
+            lease.is_offer = false;
             if from_handler {
                 lease.silent_at = silent_at.unwrap_or(Timestamp::NEVER);
             }
         }
+        self.forget_untouched();
         if progress.is_some() {
             self.rare_mut().progress = progress;
         }
     }
 
     fn settle(&mut self, outcome: Outcome, now: Timestamp, rules: &Rules, rng: &mut fastrand::Rng) {
+        self.forget_untouched();
         match outcome {
             Outcome::Completed { result } => self.end(Ending::Completed { result }, now),
             Outcome::Failed(failure) => self.fail(failure, now, rules, rng),
@@ -355,6 +355,11 @@ impl Task {
         if self.deadline(rules) <= now {
             self.expire(now);
             return Effect::SaveAndTell(LeaseLost::TimedOut);
+        }
+        if lease.is_offer {
+            let worker = lease.worker.clone();
+            self.run_out(worker);
+            return Effect::SaveAndTell(LeaseLost::Stale);
         }
         let [timeout, silence, expiry, ..] = OWN;
         let ((code, message), told) = if lease.times_out_at <= now {
@@ -446,6 +451,7 @@ impl Task {
     fn end(&mut self, ending: Ending, now: Timestamp) {
         if let Some(rare) = &mut self.rare {
             rare.progress = None;
+            rare.untouched = None;
         }
         self.state = State::Ended {
             ending,

@@ -67,6 +67,8 @@ pub struct Lease {
     pub times_out_at: Timestamp,
     /// When the handler has been silent for too long.
     pub silent_at: Timestamp,
+    /// It is only offered: its worker gave no sign yet that it has the task.
+    pub is_offer: bool,
 }
 
 impl Lease {
@@ -82,6 +84,8 @@ impl Lease {
 pub struct Rules {
     /// How long a lease lasts without a heartbeat.
     pub lease: Duration,
+    /// How long an offer lasts, at most as long as a lease.
+    pub offer: Duration,
     /// The pipeline's defaults.
     pub defaults: TaskOptions,
     /// Whether a task whose attempts are used up may be discarded; otherwise it is tried again.
@@ -116,6 +120,19 @@ pub struct Rare {
     pub errors: Vec<AttemptError>,
     /// What the handler last said of its progress.
     pub progress: Option<Bytes>,
+    /// The offers that ran out since somebody last had the task.
+    pub untouched: Option<Untouched>,
+}
+
+/// Offers that nobody touched, one after the other. Not stored: they cost nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Untouched {
+    /// How many.
+    pub n: u32,
+    /// The newest one.
+    pub token: LeaseToken,
+    /// To whom.
+    pub worker: WorkerId,
 }
 
 impl Task {
@@ -169,6 +186,11 @@ impl Task {
     #[must_use]
     pub fn errors(&self) -> &[AttemptError] {
         self.rare.as_ref().map_or(&[], |rare| &rare.errors)
+    }
+
+    /// The offers that ran out since somebody last had it.
+    pub(crate) fn untouched(&self) -> Option<&Untouched> {
+        self.rare.as_ref()?.untouched.as_ref()
     }
 
     pub(crate) fn rare_mut(&mut self) -> &mut Rare {

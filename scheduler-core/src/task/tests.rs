@@ -21,6 +21,7 @@ const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 fn rules() -> Rules {
     Rules {
         lease: Duration::from_secs(30),
+        offer: Duration::from_secs(5),
         defaults: TaskOptions {
             retry: Some(RetryPolicy {
                 max_attempts: 2,
@@ -83,6 +84,15 @@ fn leased(n: u64) -> Event {
     Event::Leased {
         token: token(n),
         worker: worker(),
+        is_offer: false,
+    }
+}
+
+fn offered(n: u64) -> Event {
+    Event::Leased {
+        token: token(n),
+        worker: worker(),
+        is_offer: true,
     }
 }
 
@@ -123,6 +133,11 @@ fn states() -> Vec<(&'static str, Task)> {
             "available",
             after([(leased(2), 0), (reported(2, Outcome::Interrupted), 0)]),
         ),
+        (
+            "available, the offer of it ran out",
+            after([(offered(2), 0), (Event::TimerFired, 5)]),
+        ),
+        ("running, only offered", after([(offered(2), 0)])),
         ("running, attempt 1 of 2", after([(leased(2), 0)])),
         (
             "running, attempt 2 of 2",

@@ -58,6 +58,7 @@ impl From<Poll> for pb::PollRequest {
             wait: Some(duration(poll.wait)),
             held: poll.held.into_iter().map(Into::into).collect(),
             labels: poll.labels.iter().map(ToString::to_string).collect(),
+            offers: poll.offers,
         }
     }
 }
@@ -84,6 +85,7 @@ impl TryFrom<pb::PollRequest> for Poll {
             held: held
                 .collect::<Result<_, Invalid>>()
                 .map_err(|fault| fault.within("held"))?,
+            offers: poll.offers,
         })
     }
 }

@@ -34,6 +34,7 @@ macro_rules! settings {
 
 settings! {
     lease: duration, "30s", "how long a lease lasts without a heartbeat";
+    offer: duration, "5s", "how long a task is leased that is only offered, until its worker touches it";
     poll_wait_max: duration, "60s", "the longest a poll may wait";
     flush_interval: duration, "1s", "how often a shard that changed is flushed when no reply waits for it";
     flush_linger: duration, "5ms", "how long a flush that a reply waits for collects more before it starts";

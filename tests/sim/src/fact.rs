@@ -1,6 +1,6 @@
 //! What happened, as the checkers and the history see it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
     Error, Held, LeaseToken, Offset, Outcome, PipelineNumber, ShardId, StateName, TaskId,
@@ -90,6 +90,8 @@ pub(crate) struct Grant {
     pub(crate) held: Held,
     pub(crate) worker: WorkerId,
     pub(crate) attempt: u32,
+    /// How long it lasts unless its worker gives a sign.
+    pub(crate) lasts: Duration,
     pub(crate) pipeline: PipelineNumber,
     /// Whom the task is for, by its data.
     pub(crate) name: Arc<str>,

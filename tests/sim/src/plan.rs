@@ -46,6 +46,8 @@ pub(crate) struct Plan {
     pub(crate) storm: Duration,
     pub(crate) faults: Faults,
     pub(crate) config: Config,
+    /// Whether workers poll for offers.
+    pub(crate) offers: bool,
     pub(crate) pipelines: Vec<Arc<Pipeline>>,
     pub(crate) shards: Vec<ShardId>,
 }
@@ -74,6 +76,7 @@ impl Plan {
             storm: Duration::from_secs(rng.u64(120..400)),
             faults: Faults::of(rng),
             config: config(rng),
+            offers: rng.bool(),
             pipelines,
             shards,
         }
@@ -113,6 +116,7 @@ fn config(rng: &mut fastrand::Rng) -> Config {
     Config {
         seed: rng.u64(..),
         lease: seconds(rng.u64(8..31)),
+        offer: Duration::from_millis(rng.u64(500..5_000)),
         poll_wait_max: seconds(20),
         flush_linger: Duration::from_millis(rng.u64(0..10)),
         n_lanes: rng.u16(1..4),

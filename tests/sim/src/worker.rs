@@ -296,6 +296,7 @@ impl World {
             let mut poll = Poll::new(name.clone(), credit);
             poll.wait = Duration::from_millis(self.rng.u64(1_000..8_000));
             poll.held.clone_from(&held);
+            poll.offers = self.plan.offers;
             let until = self.now + poll.wait + PATIENCE;
             let request = Request::Poll(pipeline, poll);
             let id = self.request(End::Worker(worker), End::Member(member), request);
@@ -380,14 +381,21 @@ impl World {
         }
         let kind = Kind::of(name_of(&task.data));
         let (took, outcome) = kind.work(&mut self.rng, self.is_healed);
+        let renew_every = self.plan.config.lease / 3;
+        // Most touch an offer at once, and some when it is nearly over or has run out.
+        let touches_after = match self.rng.u32(0..4) {
+            _ if !self.plan.offers => renew_every,
+            0 => Duration::from_millis(self.rng.u64(0..6_000)),
+            _ => Duration::ZERO,
+        };
         let run = Run {
             held,
             kind,
             ends_at: self.now + took,
             outcome,
             owner: member,
-            renew_every: task.lease / 3,
-            renew_at: self.now + task.lease / 3,
+            renew_every,
+            renew_at: self.now + touches_after,
             heard_at: self.now,
         };
         this.runs.insert(task.id, run);

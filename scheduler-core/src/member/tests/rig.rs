@@ -250,6 +250,10 @@ impl Rig {
     ) -> Vec<LeasedTask> {
         let mut poll = Poll::new(worker.try_into().unwrap(), credit);
         poll.labels = labels;
+        self.lease_by(poll)
+    }
+
+    fn lease_by(&mut self, poll: Poll) -> Vec<LeasedTask> {
         let call = self.call(Call::Poll(Fleet::Pipeline(SHARD.pipeline), poll));
         match self.answer(call) {
             Some(Answer::Leased(Ok(leased))) => leased.tasks.clone(),
@@ -258,6 +262,13 @@ impl Rig {
                 Vec::new()
             }
         }
+    }
+
+    /// Polls for an offer of one task and gives what came at once.
+    pub(super) fn offer(&mut self, worker: &str) -> Vec<LeasedTask> {
+        let mut poll = Poll::new(worker.try_into().unwrap(), 1);
+        poll.offers = true;
+        self.lease_by(poll)
     }
 
     pub(super) fn lease_one(&mut self, worker: &str) -> Held {

@@ -29,6 +29,10 @@ struct Lease {
     sign_at: Timestamp,
     beat_at: Timestamp,
     sign_epoch: Epoch,
+    /// How long it lasts after such a reason.
+    lasts: Duration,
+    /// Nobody can have touched it: an offer that costs nothing.
+    is_untouched: bool,
     /// Its worker gave it back, or said that the attempt failed.
     is_settled: bool,
     /// When its shard was taken over without a word of it.
@@ -51,6 +55,7 @@ impl Check for NoNeedlessRerun {
     fn see(&mut self, fact: &Fact, truth: Truth<'_>) -> Found {
         match fact {
             Fact::Granted(grant) => {
+                self.forgive(grant.held.id);
                 self.paid(grant)?;
                 return self.granted(grant, truth);
             }
@@ -60,9 +65,12 @@ impl Check for NoNeedlessRerun {
                     paid.remove(&held.token);
                 }
             }
-            Fact::Started(member, claimed) => self.started(*member, claimed, truth.now),
-            Fact::Heard(_, _, Outcome::Completed { .. }) => {}
-            Fact::Heard(_, held, _) | Fact::Ungranted(held) => self.settle(*held),
+            Fact::Started(member, claimed) => self.started(*member, claimed, truth),
+            Fact::Heard(_, held, Outcome::Completed { .. }) => self.touch(*held),
+            Fact::Heard(_, held, _) | Fact::Ungranted(held) => {
+                self.touch(*held);
+                self.settle(*held);
+            }
             Fact::Renewed(member, held, true) => self.sign(*member, *held, true, truth),
             Fact::Declared(member, held) => self.sign(*member, *held, false, truth),
             _ => {}
@@ -87,6 +95,24 @@ impl NoNeedlessRerun {
         Ok(())
     }
 
+    /// An offer that nobody touched costs no attempt.
+    fn forgive(&mut self, id: TaskId) {
+        if let Some(lease) = self.leases.get(&id)
+            && lease.is_untouched
+            && let Some(paid) = self.paid.get_mut(&id)
+        {
+            paid.remove(&lease.token);
+        }
+    }
+
+    fn touch(&mut self, held: Held) {
+        if let Some(lease) = self.leases.get_mut(&held.id)
+            && lease.token == held.token
+        {
+            lease.is_untouched = false;
+        }
+    }
+
     fn settle(&mut self, held: Held) {
         if let Some(lease) = self.leases.get_mut(&held.id)
             && lease.token == held.token
@@ -104,6 +130,8 @@ impl NoNeedlessRerun {
             && owns
         {
             lease.sign_at = truth.now;
+            lease.lasts = truth.config.lease;
+            lease.is_untouched = false;
             lease.sign_epoch = truth.store.epoch(held.id.shard);
             lease.forgotten_at = None;
             if is_beat {
@@ -114,7 +142,8 @@ impl NoNeedlessRerun {
 
     /// Stored leases last a full lease from now; of others the new owner knows nothing, unless the old one
     /// said that there are none.
-    fn started(&mut self, member: usize, claimed: &Claimed, now: Timestamp) {
+    fn started(&mut self, member: usize, claimed: &Claimed, truth: Truth<'_>) {
+        let now = truth.now;
         let shard = claimed.shard;
         self.owners.insert((member, shard), claimed.epoch);
         let first = TaskId {
@@ -133,9 +162,13 @@ impl NoNeedlessRerun {
                 lease.sign_at = now;
                 lease.beat_at = now;
                 lease.sign_epoch = claimed.epoch;
+                lease.lasts = truth.config.lease;
+                lease.is_untouched = false;
                 lease.forgotten_at = None;
             } else if !claimed.released && lease.sign_epoch < claimed.epoch {
                 lease.forgotten_at = Some(now);
+                // Whether somebody tells the new owner of it is not always seen.
+                lease.is_untouched = false;
             }
         }
     }
@@ -148,6 +181,8 @@ impl NoNeedlessRerun {
             sign_at: now,
             beat_at: now,
             sign_epoch: grant.held.token.epoch(),
+            lasts: grant.lasts,
+            is_untouched: grant.lasts < truth.config.lease,
             is_settled: false,
             forgotten_at: None,
         };
@@ -165,7 +200,7 @@ impl NoNeedlessRerun {
         };
         let has_reason = before.is_settled
             || is_over(before.forgotten_at)
-            || waited(before.sign_at, Some(truth.config.lease), hardly)
+            || waited(before.sign_at, Some(before.lasts), hardly)
             || waited(
                 before.granted_at,
                 options.and_then(|options| options.timeout),
@@ -181,7 +216,7 @@ impl NoNeedlessRerun {
         }
         let (new, old) = (token_name(grant.held.token), token_name(before.token));
         let ago = now.since(before.sign_at).as_secs_f64();
-        let lasts = truth.config.lease.as_secs();
+        let lasts = before.lasts.as_secs_f64();
         broken(
             id,
             format!(

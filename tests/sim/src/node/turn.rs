@@ -258,6 +258,7 @@ fn grant(member: usize, pipeline: PipelineNumber, worker: &WorkerId, leased: &Le
         },
         worker: worker.clone(),
         attempt: leased.attempt,
+        lasts: leased.lease,
         pipeline,
         name: Arc::from(task::name_of(&leased.data)),
     }
