@@ -2307,6 +2307,10 @@ pub struct PollRequest {
     /// Labels it has: it gets only tasks that ask for no others.
     #[prost(string, repeated, tag = "8")]
     pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether tasks are only offered: their lease is short, as each says, until a heartbeat or a poll names it as held.
+    /// An offer that nobody touches costs no attempt, so that a lost answer costs little.
+    #[prost(bool, tag = "9")]
+    pub offers: bool,
 }
 /// What a poll got.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2342,7 +2346,7 @@ pub struct LeasedTask {
     /// W3C traceparent of the submit.
     #[prost(string, tag = "7")]
     pub traceparent: ::prost::alloc::string::String,
-    /// The lease ends after this long without a heartbeat.
+    /// The lease ends after this long without a heartbeat; an offer is shorter than a lease that was renewed.
     #[prost(message, optional, tag = "8")]
     pub lease: ::core::option::Option<::prost_types::Duration>,
     /// The attempt may take this long.
