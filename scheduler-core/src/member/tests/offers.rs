@@ -184,6 +184,7 @@ fn tokens_grow_and_old_ones_are_refused_through_all_that_ends_a_lease() {
     let mut rig = rig.crash();
     assert_eq!(renew(&mut rig, held), Ok(Config::default().lease));
     assert_eq!(report(&mut rig, held, Outcome::Interrupted), Ok(()));
+    rig.pass(config().adoption_window);
 
     let held = take(&mut rig, &mut tokens);
     assert_eq!(report(&mut rig, held, completed()), Ok(()));
