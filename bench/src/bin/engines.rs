@@ -197,8 +197,8 @@ impl Waits {
         let mut waits = self.0.lock().unwrap();
         waits.sort_unstable();
         let n_tasks: usize = waits.iter().map(|(_, n)| n).sum();
-        let at = |part: f64| {
-            let place = (waits.len() as f64 * part) as usize;
+        let at = |percent: usize| {
+            let place = waits.len() * percent / 100;
             waits
                 .get(place)
                 .map_or(0.0, |(wait, _)| wait.as_secs_f64() * 1e3)
@@ -207,8 +207,8 @@ impl Waits {
             "{what:<16} {:>7} calls of {:>5.0} tasks  p50 {:>6.1} ms  p99 {:>6.1} ms",
             waits.len(),
             n_tasks as f64 / waits.len().max(1) as f64,
-            at(0.5),
-            at(0.99),
+            at(50),
+            at(99),
         )
     }
 }
