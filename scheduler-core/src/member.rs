@@ -208,6 +208,9 @@ impl Member {
             Event::LogLost(id, from, why) => self.log_lost(id, from, &why, now, out),
             Event::Flushed(lane, answers) => self.flushed(lane, answers, now, out),
             Event::Loaded(id, epoch, offset, loaded) => {
+                // What is in the store may be of an owner who does not know yet that it is saved.
+                let is_doubtful = !self.is_proven(now);
+                let loaded = if is_doubtful { Loaded::Failed } else { loaded };
                 self.with_epoch(id, epoch, now, |shard| {
                     shard.loaded(offset, loaded, now, out)
                 });

@@ -2,7 +2,8 @@
 //!
 //! Each success earns a credit and each such discard costs one, up to a limit, with which a shard starts. Without
 //! credit the failures say nothing about the tasks: these wait, and the shard starts one task after the
-//! other as a probe, less and less often, until one succeeds. The idea of success tokens is uForwarder's.
+//! other as a probe, less and less often, until one succeeds. A probe that takes long is not waited for, since it may
+//! be a task that runs for hours. The idea of success tokens is uForwarder's.
 
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::{Offset, Timestamp, task::Failure};
 /// The wait before the first probe; it doubles up to the longest.
 const PROBE_FIRST: Duration = Duration::from_secs(1);
 const PROBE_LAST: Duration = Duration::from_secs(60);
+/// How long a probe may run before another one starts beside it.
+const PROBE_ALONE: Duration = Duration::from_secs(30);
 
 /// What a shard knows of the dependencies of its tasks.
 #[derive(Debug)]
@@ -27,8 +30,9 @@ pub(super) struct Probing {
     /// The failure that was not believed.
     pub(super) code: String,
     pub(super) message: String,
-    /// Not before this time, and not while another probe runs.
+    /// The next probe starts then, or some time after the one that runs has ended.
     pub(super) probe_at: Timestamp,
+    /// The newest that runs.
     probe: Option<Offset>,
     wait: Duration,
 }
@@ -48,22 +52,24 @@ impl Outage {
 
     /// Whether another task may start.
     pub(super) fn is_open(&self, now: Timestamp) -> bool {
-        let may_probe = |probing: &Probing| probing.probe.is_none() && probing.probe_at <= now;
+        let may_probe = |probing: &Probing| probing.probe_at <= now;
         self.probing.as_ref().is_none_or(may_probe)
     }
 
     pub(super) fn wake_at(&self) -> Option<Timestamp> {
-        let probing = self.probing.as_ref()?;
-        probing.probe.is_none().then_some(probing.probe_at)
+        self.probing.as_ref().map(|probing| probing.probe_at)
     }
 
     pub(super) fn probing(&self) -> Option<&Probing> {
         self.probing.as_ref()
     }
 
-    pub(super) fn started(&mut self, offset: Offset) {
-        if let Some(probing) = &mut self.probing {
-            probing.probe.get_or_insert(offset);
+    pub(super) fn started(&mut self, offset: Offset, now: Timestamp) {
+        if let Some(probing) = &mut self.probing
+            && probing.probe_at <= now
+        {
+            probing.probe = Some(offset);
+            probing.probe_at = now + probing.wait.max(PROBE_ALONE);
         }
     }
 

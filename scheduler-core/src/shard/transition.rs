@@ -136,7 +136,7 @@ impl Shard {
         entry.cost = entry.task.cost(&self.rules);
         self.service.started(entry.cost, now);
         let offset = entry.task.offset;
-        self.outage.started(offset);
+        self.outage.started(offset, now);
         entry.counted_in = entry.task.group(&self.rules).cloned();
         self.gauge.note_holder(&self.limits.all, offset);
         if let Some(group) = &entry.counted_in {

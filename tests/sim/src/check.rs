@@ -4,6 +4,8 @@
 
 mod bounded;
 mod durable_reply;
+mod explained;
+mod fair_share;
 mod isolation;
 mod key_order;
 mod no_blocking;
@@ -11,12 +13,14 @@ mod no_loss;
 mod no_needless_rerun;
 mod one_key_one_task;
 mod one_lease;
+mod outage_is_not_failure;
+mod poison_alone;
 mod promptness;
 mod stale_is_refused;
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
-use scheduler_core::{Config, TaskId, Timestamp};
+use scheduler_core::{Config, Pipeline, PipelineNumber, TaskId, Timestamp};
 
 use crate::{fact::Fact, log::Log, store::Store};
 
@@ -27,6 +31,15 @@ pub(crate) struct Truth<'a> {
     pub(crate) config: &'a Config,
     pub(crate) log: &'a Log,
     pub(crate) store: &'a Store,
+    pub(crate) pipelines: &'a [Arc<Pipeline>],
+}
+
+impl<'a> Truth<'a> {
+    pub(crate) fn pipeline(&self, number: PipelineNumber) -> Option<&'a Pipeline> {
+        let mut all = self.pipelines.iter();
+        all.find(|pipeline| pipeline.number == number)
+            .map(Arc::as_ref)
+    }
 }
 
 /// A promise that was not kept.
@@ -76,6 +89,10 @@ pub(crate) fn all() -> Vec<Box<dyn Check>> {
         Box::new(promptness::Promptness::default()),
         Box::new(one_key_one_task::OneKeyOneTask::default()),
         Box::new(key_order::KeyOrder),
+        Box::new(fair_share::FairShare::default()),
+        Box::new(poison_alone::PoisonAlone),
+        Box::new(outage_is_not_failure::OutageIsNotFailure::default()),
+        Box::new(explained::Explained),
     ]
 }
 

@@ -126,7 +126,7 @@ impl World {
             }
             _ => {
                 let n = self.clients.n_submitted;
-                let task = task::some(&mut self.rng, n, self.now);
+                let task = task::some(&mut self.rng, n, self.now, &self.plan);
                 self.wish(Wish::Plain(NewRecord { shard, task }));
             }
         }
@@ -162,6 +162,22 @@ impl World {
     pub(crate) fn submit_probe(&mut self, shard: ShardId, n: usize) {
         let task = task::new(&format!("probe-{n}"), TaskOptions::default());
         self.append(shard, RecordBody::Task(task));
+    }
+
+    /// Submits tasks that all take the same time, so many to each tenant.
+    pub(crate) fn submit_even(&mut self, n_each: usize) {
+        for pipeline in self.plan.pipelines.clone() {
+            for n in 0..n_each {
+                let n_partitions = usize::from(pipeline.spec.n_partitions);
+                let partition = u16::try_from(n % n_partitions).unwrap_or_default();
+                let shard = ShardId {
+                    pipeline: pipeline.number,
+                    partition: Partition(partition),
+                };
+                let task = task::new(&format!("even-{n}"), TaskOptions::default());
+                self.append(shard, RecordBody::Task(task));
+            }
+        }
     }
 
     fn wish(&mut self, wish: Wish) {

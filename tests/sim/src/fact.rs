@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
-    Error, Held, LeaseToken, Offset, Outcome, PipelineNumber, ShardId, StateName, TaskId,
-    Timestamp, WorkerId,
-    member::Load,
+    Error, Held, LeaseToken, Offset, Outcome, ShardId, StateName, TaskId, Timestamp, WorkerId,
+    explain::Waiting,
+    member::{Fleet, Load},
     port::{
         placement::PlacementEvent,
         store::{Claimed, ShardFlush, StoredTask},
@@ -54,8 +54,8 @@ pub(crate) enum Fact {
     /// A reader who began at this time saw the task so; `None` if it is no longer kept. A reader who finds
     /// no owner may see an end in the store that the owner does not know to be saved yet.
     Shown(TaskId, Timestamp, Option<StateName>, By),
-    /// What a reader is about to be shown, as its reply leaves.
-    Seen(Box<StoredTask>, ShardId),
+    /// What a reader is about to be shown, as its reply leaves, and what it is told of why the task waits.
+    Seen(Box<StoredTask>, ShardId, Option<Box<Waiting>>),
     /// A reader was told how many tasks of a shard are in memory, and from where it reads on.
     Counted(ShardId, u64, Option<Offset>),
     /// A member has so much in memory.
@@ -74,6 +74,13 @@ pub(crate) enum Fact {
     Probing(ShardId, Offset),
     /// No more such records come.
     Probed,
+    /// From here on, or no longer, whatever runs fails.
+    Outage(bool),
+    /// Every tenant of the pool has so many tasks waiting for it that none runs out of them before
+    /// [`Competed`](Self::Competed), or before it has started so many.
+    Competing(usize),
+    /// The competition is over.
+    Competed,
 }
 
 /// Whose word a reader takes.
@@ -90,9 +97,13 @@ pub(crate) struct Grant {
     pub(crate) held: Held,
     pub(crate) worker: WorkerId,
     pub(crate) attempt: u32,
+    pub(crate) max_attempts: u32,
+    /// How many tasks were handed out together with it.
+    pub(crate) n_mates: usize,
     /// How long it lasts unless its worker gives a sign.
     pub(crate) lasts: Duration,
-    pub(crate) pipeline: PipelineNumber,
+    /// What its worker asked for.
+    pub(crate) fleet: Fleet,
     /// Whom the task is for, by its data.
     pub(crate) name: Arc<str>,
 }
@@ -115,7 +126,7 @@ impl Fact {
             | Self::Renewed(_, held, _)
             | Self::Declared(_, held)
             | Self::Began(_, held) => Some(held.id),
-            Self::Seen(task, shard) => Some(TaskId {
+            Self::Seen(task, shard, _) => Some(TaskId {
                 shard: *shard,
                 offset: task.offset,
             }),
@@ -131,7 +142,10 @@ impl Fact {
             | Self::Placed(..)
             | Self::NotReady(_)
             | Self::Probing(..)
-            | Self::Probed => None,
+            | Self::Probed
+            | Self::Outage(_)
+            | Self::Competing(_)
+            | Self::Competed => None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use scheduler_core::{
-    Error, Held, IdempotencyKey, Outcome, PipelineNumber, Poll, ShardId, TaskId, Timestamp,
+    Error, Held, IdempotencyKey, Outcome, Poll, ShardId, TaskId, Timestamp,
     action::Answer,
     member::{Call, Fleet},
     port::log::NewTask,
@@ -26,7 +26,7 @@ pub(crate) enum End {
 /// What is asked of a member.
 #[derive(Debug, Clone)]
 pub(crate) enum Request {
-    Poll(PipelineNumber, Poll),
+    Poll(Fleet, Poll),
     Report(Vec<(Held, Outcome)>),
     Renew(Vec<(Held, bool)>),
     Cancel(TaskId),
@@ -47,7 +47,7 @@ impl Request {
 
     pub(crate) fn into_call(self) -> Call {
         match self {
-            Self::Poll(pipeline, poll) => Call::Poll(Fleet::Pipeline(pipeline), poll),
+            Self::Poll(fleet, poll) => Call::Poll(fleet, poll),
             Self::Report(reports) => Call::Report(reports),
             Self::Renew(held) => {
                 let progress = || Some(Bytes::from_static(b"1"));

@@ -3,13 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
-    Config, Mode, Partition, Pipeline, PipelineNumber, PipelineSpec, Revision, ShardId,
+    Config, Mode, Partition, Pipeline, PipelineNumber, PipelineSpec, PoolName, Revision, ShardId,
     TaskOptions, Timestamp,
+    member::Fleet,
+    pipeline::limits::{Limit, Limits, Rate},
     task::retry::{Jitter, RetryPolicy},
 };
 
 /// When every life begins.
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// So many credits are never used up.
+pub(crate) const CREDITS_ENOUGH: u32 = 1_000_000;
 
 /// How likely each fault is. Each is absent in many seeds, so that others show in pure form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +53,12 @@ pub(crate) struct Plan {
     pub(crate) config: Config,
     /// Whether workers poll for offers.
     pub(crate) offers: bool,
+    /// From when to when whatever runs fails.
+    pub(crate) outage: Option<(Timestamp, Timestamp)>,
+    /// Whether the pipelines have limits.
+    pub(crate) is_limited: bool,
+    /// The pool in which tenants compete, each with one pipeline.
+    pub(crate) pool: Option<PoolName>,
     pub(crate) pipelines: Vec<Arc<Pipeline>>,
     pub(crate) shards: Vec<ShardId>,
 }
@@ -55,9 +66,19 @@ pub(crate) struct Plan {
 impl Plan {
     /// The plan of a seed.
     pub(crate) fn of(rng: &mut fastrand::Rng, n_tasks: u64) -> Self {
-        let n_pipelines = rng.u32(1..3);
+        let pool = (rng.u32(0..4) == 0).then(pool_name);
+        let is_limited = pool.is_none() && rng.u32(0..4) == 0;
+        let limits = if is_limited {
+            limits(rng)
+        } else {
+            Limits::default()
+        };
+        let n_pipelines = match &pool {
+            Some(_) => rng.u32(2..5),
+            None => rng.u32(1..3),
+        };
         let pipelines: Vec<_> = (1..=n_pipelines)
-            .map(|number| pipeline(number, rng.u16(1..4)))
+            .map(|number| pipeline(number, rng.u16(1..4), pool.clone(), limits))
             .collect();
         let shards = pipelines
             .iter()
@@ -69,17 +90,52 @@ impl Plan {
                 })
             })
             .collect();
+        let storm = Duration::from_secs(rng.u64(120..400));
+        let mut config = config(rng);
+        let outage = (rng.u32(0..3) == 0).then(|| {
+            let from = START + Duration::from_secs(rng.u64(10..60));
+            let length = Duration::from_secs(rng.u64(20..100));
+            (from, from + length)
+        });
+        if outage.is_some() {
+            config.discard_credits = rng.u32(1..12);
+        }
+        for pipeline in pipelines.iter().filter(|_| pool.is_some()) {
+            let tenant = pipeline.path.tenant.clone();
+            config.tenant_weights.insert(tenant, rng.u32(1..5));
+        }
         Self {
-            n_members: rng.usize(1..5),
+            // Shares are those of one member's dispatcher, so tenants compete best where there is one.
+            n_members: match &pool {
+                Some(_) if rng.bool() => 1,
+                _ => rng.usize(1..5),
+            },
             n_workers: rng.usize(2..6),
             n_tasks,
-            storm: Duration::from_secs(rng.u64(120..400)),
+            storm,
             faults: Faults::of(rng),
-            config: config(rng),
+            config,
             offers: rng.bool(),
+            outage,
+            is_limited,
+            pool,
             pipelines,
             shards,
         }
+    }
+
+    /// What the worker with this number works for.
+    pub(crate) fn fleet(&self, worker: usize) -> Fleet {
+        match &self.pool {
+            Some(pool) => Fleet::Pool(pool.clone()),
+            None => Fleet::Pipeline(self.pipelines[worker % self.pipelines.len()].number),
+        }
+    }
+
+    /// Whether whatever runs fails now.
+    pub(crate) fn is_outage(&self, now: Timestamp) -> bool {
+        let outage = self.outage;
+        outage.is_some_and(|(from, until)| (from..until).contains(&now))
     }
 }
 
@@ -127,14 +183,43 @@ fn config(rng: &mut fastrand::Rng) -> Config {
         trim_after: seconds(rng.u64(5..200)),
         settled_max: rng.usize(0..64),
         // Some tasks fail by intention, and have to end.
-        discard_credits: 1_000_000,
+        discard_credits: CREDITS_ENOUGH,
         ..Config::default()
     }
 }
 
-fn pipeline(number: u32, n_partitions: u16) -> Arc<Pipeline> {
+fn pool_name() -> PoolName {
+    let name = PoolName::try_from("fleet");
+    name.unwrap_or_else(|err| unreachable!("a name of our own: {err}"))
+}
+
+/// Enough for everything to end in time, and little enough to be reached.
+fn limits(rng: &mut fastrand::Rng) -> Limits {
+    let mut limit = |least: u32| Limit {
+        concurrency: rng.bool().then(|| rng.u32(least..least + 4)),
+        rate: rng.bool().then(|| Rate {
+            n: rng.u32(least * 2..least * 6),
+            per: Duration::from_secs(1),
+        }),
+    };
+    Limits {
+        all: limit(2),
+        group: limit(1),
+    }
+}
+
+fn pipeline(
+    number: u32,
+    n_partitions: u16,
+    pool: Option<PoolName>,
+    limits: Limits,
+) -> Arc<Pipeline> {
     let name = format!("p{number}");
-    let path = scheduler_core::path("tenant", "app", &name);
+    let tenant = match &pool {
+        Some(_) => format!("tenant-{number}"),
+        None => "tenant".to_owned(),
+    };
+    let path = scheduler_core::path(&tenant, "app", &name);
     Arc::new(Pipeline {
         number: PipelineNumber(number),
         path: path.unwrap_or_else(|err| unreachable!("{name} is a name: {err}")),
@@ -152,7 +237,8 @@ fn pipeline(number: u32, n_partitions: u16) -> Arc<Pipeline> {
                 ..TaskOptions::default()
             },
             n_partitions,
-            ..PipelineSpec::default()
+            pool,
+            limits,
         },
         mode: Mode::Active,
         created_at: START,

@@ -4,13 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use scheduler_core::{
-    Failure, IdempotencyKey, OrderingKey, Outcome, Retention, TaskOptions, Timestamp,
+    Failure, GroupName, IdempotencyKey, OrderingKey, Outcome, Retention, TaskOptions, Timestamp,
     port::log::{NewTask, RecordBody},
     task::retry::{Jitter, RetryPolicy},
 };
 
+use crate::plan::Plan;
+
 const BEFORE: &[u8] = b"{\"task\":\"";
 const AFTER: &[u8] = b"\"}";
+
+/// The code of what fails since a dependency is away.
+pub(crate) const OUTAGE: &str = "outage";
 
 /// How the work of a task goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +30,19 @@ pub(crate) enum Kind {
     Fails,
     /// Fails, snoozes, is interrupted, and works in the end.
     Moody,
+    /// Works, and takes as long as all others of its kind.
+    Even,
+}
+
+/// What the work of a task depends on beside its kind.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Weather {
+    /// Faults are over.
+    pub(crate) is_healed: bool,
+    /// Whatever runs fails now.
+    pub(crate) is_outage: bool,
+    /// There are few credits, so what never works says that it will not.
+    pub(crate) has_few_credits: bool,
 }
 
 impl Kind {
@@ -34,6 +52,7 @@ impl Kind {
             Some("stuck") => Self::Stuck,
             Some("fails") => Self::Fails,
             Some("moody") => Self::Moody,
+            Some("even") => Self::Even,
             _ => Self::Plain,
         }
     }
@@ -49,43 +68,50 @@ impl Kind {
     }
 
     /// How long its work takes, and what comes of it.
-    pub(crate) fn work(self, rng: &mut fastrand::Rng, is_healed: bool) -> (Duration, Outcome) {
+    pub(crate) fn work(self, rng: &mut fastrand::Rng, weather: Weather) -> (Duration, Outcome) {
+        let is_healed = weather.is_healed;
         let millis = match self {
             Self::Plain | Self::Fails => rng.u64(10..1_500),
             Self::Moody => rng.u64(10..4_000),
             Self::Slow => rng.u64(1_000..40_000),
             Self::Stuck => 1_000,
+            Self::Even => 400,
         };
         let took = Duration::from_millis(millis);
         let completed = Outcome::Completed {
             result: Bytes::from_static(b"1"),
         };
         let outcome = match (self, rng.u32(0..10)) {
-            (Self::Fails, _) => failed("always"),
-            (Self::Moody, 0..3) if !is_healed => failed("moody"),
+            (Self::Fails, _) => failed("always", !weather.has_few_credits),
+            (Self::Plain | Self::Slow, _) if weather.is_outage => failed(OUTAGE, true),
+            (Self::Moody, 0..3) if !is_healed => failed("moody", true),
             (Self::Moody, 3..5) if !is_healed => Outcome::Interrupted,
             (Self::Moody, 5..6) if !is_healed => {
                 Outcome::Snoozed(Duration::from_millis(rng.u64(0..20_000)))
             }
-            (Self::Plain | Self::Slow | Self::Stuck | Self::Moody, _) => completed,
+            (Self::Plain | Self::Slow | Self::Stuck | Self::Moody | Self::Even, _) => completed,
         };
         (took, outcome)
     }
 }
 
-fn failed(code: &str) -> Outcome {
+fn failed(code: &str, retryable: bool) -> Outcome {
     let code = code.try_into();
     Outcome::Failed(Failure {
         code: code.unwrap_or_else(|err| unreachable!("a code of our own: {err}")),
         message: "as its name says".to_owned(),
-        retryable: true,
+        retryable,
         detail: Bytes::new(),
     })
 }
 
 /// A task of some kind, with some options.
-pub(crate) fn some(rng: &mut fastrand::Rng, n: u64, now: Timestamp) -> NewTask {
-    let (kind, name) = Kind::pick(rng);
+pub(crate) fn some(rng: &mut fastrand::Rng, n: u64, now: Timestamp, plan: &Plan) -> NewTask {
+    let (kind, name) = match Kind::pick(rng) {
+        // It would take a place of its limit by intention.
+        (Kind::Stuck, _) if plan.is_limited => (Kind::Plain, "plain"),
+        picked => picked,
+    };
     let seconds = |n| Some(Duration::from_secs(n));
     let mut options = TaskOptions {
         run_at: match rng.u32(0..8) {
@@ -102,6 +128,7 @@ pub(crate) fn some(rng: &mut fastrand::Rng, n: u64, now: Timestamp) -> NewTask {
             .bool()
             .then(|| rng.u32(0..10).try_into().unwrap_or_default()),
         key: (rng.u32(0..5) == 0).then(|| ordering_key(rng.u32(0..4))),
+        group: (plan.is_limited && rng.bool()).then(|| group(rng.u32(0..3))),
         ..TaskOptions::default()
     };
     if kind == Kind::Stuck {
@@ -114,17 +141,28 @@ pub(crate) fn some(rng: &mut fastrand::Rng, n: u64, now: Timestamp) -> NewTask {
             options.heartbeat_timeout = seconds(rng.u64(15..60)).filter(|_| rng.bool());
         }
         Kind::Fails => {
-            options.retry = Some(RetryPolicy {
-                max_attempts: rng.u32(1..4),
-                initial: Duration::from_millis(500),
-                factor: 2.0,
-                max: Duration::from_secs(8),
-                jitter: Jitter::Full,
-            });
+            options.retry = Some(few_attempts(rng));
         }
-        Kind::Plain | Kind::Stuck | Kind::Moody => {}
+        Kind::Plain if plan.outage.is_some() => options.retry = Some(few_attempts(rng)),
+        Kind::Plain | Kind::Stuck | Kind::Moody | Kind::Even => {}
     }
     new(&format!("{name}-{n}"), options)
+}
+
+fn few_attempts(rng: &mut fastrand::Rng) -> RetryPolicy {
+    RetryPolicy {
+        max_attempts: rng.u32(1..4),
+        initial: Duration::from_millis(500),
+        factor: 2.0,
+        max: Duration::from_secs(8),
+        jitter: Jitter::Full,
+    }
+}
+
+fn group(n: u32) -> GroupName {
+    let name = format!("group-{n}");
+    let group = name.as_str().try_into();
+    group.unwrap_or_else(|err| unreachable!("a group of our own: {err}"))
 }
 
 fn ordering_key(n: u32) -> OrderingKey {

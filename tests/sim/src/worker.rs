@@ -6,14 +6,14 @@ use std::{
 };
 
 use scheduler_core::{
-    Error, Held, LeasedTask, Outcome, PipelineNumber, Poll, TaskId, Timestamp, WorkerId,
-    action::Answer,
+    Error, Held, LeasedTask, Outcome, Poll, TaskId, Timestamp, WorkerId, action::Answer,
+    member::Fleet,
 };
 
 use crate::{
     fact::Fact,
     net::{Body, End, Letter, Request},
-    task::{Kind, name_of},
+    task::{Kind, Weather, name_of},
     world::{What, World},
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct Worker {
     pub(crate) n_lives: u32,
     pub(crate) is_up: bool,
     name: WorkerId,
-    pipeline: PipelineNumber,
+    fleet: Fleet,
     n_slots: usize,
     runs: BTreeMap<TaskId, Run>,
     outbox: Vec<Unanswered>,
@@ -78,12 +78,12 @@ struct Asked {
 }
 
 impl Worker {
-    pub(crate) fn absent(pipeline: PipelineNumber, n_slots: usize) -> Self {
+    pub(crate) fn absent(fleet: Fleet, n_slots: usize) -> Self {
         Self {
             n_lives: 0,
             is_up: false,
             name: WorkerId::nobody(),
-            pipeline,
+            fleet,
             n_slots,
             runs: BTreeMap::new(),
             outbox: Vec::new(),
@@ -125,7 +125,7 @@ impl World {
     pub(crate) fn start_worker(&mut self, worker: usize) {
         let old = &self.workers[worker];
         let n_lives = old.n_lives + 1;
-        let mut new = Worker::absent(old.pipeline, old.n_slots);
+        let mut new = Worker::absent(old.fleet.clone(), old.n_slots);
         let name = format!("w{worker}-{n_lives}");
         new.name = WorkerId::try_from(name.as_str()).unwrap_or_else(|_| WorkerId::nobody());
         new.n_lives = n_lives;
@@ -288,7 +288,7 @@ impl World {
         let missing = (0..n_members).filter(|member| !this.polls.contains_key(member));
         let missing: Vec<_> = missing.collect();
         let held = this.held();
-        let (pipeline, name) = (this.pipeline, this.name.clone());
+        let (fleet, name) = (this.fleet.clone(), this.name.clone());
         for member in missing {
             if credit == 0 && held.is_empty() {
                 continue;
@@ -298,7 +298,7 @@ impl World {
             poll.held.clone_from(&held);
             poll.offers = self.plan.offers;
             let until = self.now + poll.wait + PATIENCE;
-            let request = Request::Poll(pipeline, poll);
+            let request = Request::Poll(fleet.clone(), poll);
             let id = self.request(End::Worker(worker), End::Member(member), request);
             let open = OpenPoll { id, credit, until };
             self.workers[worker].polls.insert(member, open);
@@ -380,7 +380,12 @@ impl World {
             return;
         }
         let kind = Kind::of(name_of(&task.data));
-        let (took, outcome) = kind.work(&mut self.rng, self.is_healed);
+        let weather = Weather {
+            is_healed: self.is_healed,
+            is_outage: self.plan.is_outage(self.now),
+            has_few_credits: self.plan.outage.is_some(),
+        };
+        let (took, outcome) = kind.work(&mut self.rng, weather);
         let renew_every = self.plan.config.lease / 3;
         // Most touch an offer at once, and some when it is nearly over or has run out.
         let touches_after = match self.rng.u32(0..4) {

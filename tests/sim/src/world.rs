@@ -32,6 +32,9 @@ const END_WITHIN: Duration = Duration::from_secs(900);
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 /// How long new tasks are watched at the end.
 const PROBE_FOR: Duration = Duration::from_secs(4);
+/// How many tasks each tenant of a pool has when they compete, and how long that takes at most.
+const N_EVEN: usize = 120;
+const COMPETE_FOR: Duration = Duration::from_secs(120);
 /// How often a life looks whether all has come to rest.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -54,6 +57,7 @@ pub(crate) enum What {
     TryOp(u64),
     Mischief,
     Thaw(End),
+    Outage(bool),
 }
 
 /// A cluster, its clients and its misfortunes.
@@ -87,10 +91,7 @@ impl World {
         let members = (0..plan.n_members).map(|_| Node::absent(&plan.config));
         let members: Vec<_> = members.collect();
         let workers = (0..plan.n_workers)
-            .map(|n| {
-                let pipeline = &plan.pipelines[n % plan.pipelines.len()];
-                Worker::absent(pipeline.number, plan.n_members + rng.usize(0..6))
-            })
+            .map(|n| Worker::absent(plan.fleet(n), plan.n_members + rng.usize(0..6)))
             .collect();
         Self {
             now: START,
@@ -122,6 +123,10 @@ impl World {
         }
         self.queue.push(self.now, What::ClientsTick);
         self.queue.push(self.now, What::Mischief);
+        if let Some((from, until)) = self.plan.outage {
+            self.queue.push(from, What::Outage(true));
+            self.queue.push(until, What::Outage(false));
+        }
         self.run_for(self.plan.storm);
         self.heal();
         // Long lives have more to do.
@@ -133,6 +138,7 @@ impl World {
         self.run_until_rest(END_WITHIN, Self::is_at_end);
         self.look_at_end();
         self.probe();
+        self.compete();
         Life {
             broken: self.watch.broken.clone(),
             hash: self.watch.hash(),
@@ -207,6 +213,7 @@ impl World {
             What::TryOp(op) => self.try_op(op),
             What::Mischief => self.mischief(),
             What::Thaw(end) => self.thaw(end),
+            What::Outage(is_on) => self.note(Fact::Outage(is_on)),
         }
     }
 
@@ -353,6 +360,17 @@ impl World {
         }
         self.note(Fact::Probed);
     }
+
+    /// Tenants of a pool that all want more than there is are served by weight.
+    fn compete(&mut self) {
+        if self.plan.pool.is_none() || self.members.len() > 1 || self.watch.broken.is_some() {
+            return;
+        }
+        self.submit_even(N_EVEN);
+        self.note(Fact::Competing(N_EVEN));
+        self.run_for(COMPETE_FOR);
+        self.note(Fact::Competed);
+    }
 }
 
 /// Who takes notice of it, if it is somebody who can be frozen.
@@ -386,5 +404,6 @@ fn truth<'a>(now: Timestamp, plan: &'a Plan, log: &'a Log, store: &'a Store) -> 
         config,
         log,
         store,
+        pipelines: &plan.pipelines,
     }
 }

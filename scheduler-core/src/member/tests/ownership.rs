@@ -108,6 +108,26 @@ fn a_member_without_a_proof_judges_no_lease() {
 }
 
 #[test]
+fn a_member_without_a_proof_does_not_tell_what_another_owner_has_saved() {
+    let mut rig = rig();
+    rig.submit(TaskOptions::default());
+    let held = rig.lease_one("w");
+    rig.report(held, completed());
+    // The next owner remembers no report, so it looks into the store.
+    let mut rig = rig.crash();
+    let call = rig.report(held, completed());
+    assert!(is_reported(rig.answer(call)));
+    // Now the store may be ahead of the owner, who does not know yet that it is saved.
+    rig.now = rig.now + SECOND * 5;
+    let call = rig.report(held, completed());
+    let error = match rig.answer(call) {
+        Some(Answer::Reported(Err(error))) => error,
+        answer => panic!("{answer:?}"),
+    };
+    assert!(error.retry_after().is_some(), "it is asked again: {error}");
+}
+
+#[test]
 fn a_claim_from_before_a_loss_counts_for_nothing() {
     let now = crate::Timestamp::from_millis(1_000_000);
     let mut member = member_with(config(), 1, now);

@@ -123,8 +123,9 @@ fn merely_waits(row: &StoredTask) -> bool {
             ..
         }
     );
-    // One that waits behind its key may be stored, so that a long line takes no room.
+    // One that waits behind its key may be stored, so that a long line takes no room; so may one of a group that is at
+    // its limit.
     let options = row.task.options.as_ref();
-    let has_key = options.is_some_and(|options| options.key.is_some());
-    is_available && row.token == LeaseToken::NONE && !has_key
+    let has_line = options.is_some_and(|options| options.key.is_some() || options.group.is_some());
+    is_available && row.token == LeaseToken::NONE && !has_line
 }

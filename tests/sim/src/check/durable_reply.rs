@@ -50,7 +50,7 @@ impl Check for DurableReply {
                 let why = format!("watermark {} of shard {shard} is not durable", watermark.0);
                 Err((None, why))
             }
-            Fact::Seen(task, shard) => {
+            Fact::Seen(task, shard, _) => {
                 let id = TaskId {
                     shard: *shard,
                     offset: task.offset,

@@ -1,4 +1,6 @@
-//! isolation: who polls for one pipeline gets tasks of no other.
+//! isolation: who polls for one pipeline gets tasks of no other, and who polls for a pool gets tasks of no other pool.
+
+use scheduler_core::member::Fleet;
 
 use super::{Check, Found, Truth, broken};
 use crate::fact::Fact;
@@ -11,16 +13,22 @@ impl Check for Isolation {
         "isolation"
     }
 
-    fn see(&mut self, fact: &Fact, _truth: Truth<'_>) -> Found {
-        match fact {
-            Fact::Granted(grant) if grant.pipeline != grant.held.id.shard.pipeline => {
-                let asked = grant.pipeline.0;
-                broken(
-                    grant.held.id,
-                    format!("it goes to a worker of pipeline {asked}"),
-                )
+    fn see(&mut self, fact: &Fact, truth: Truth<'_>) -> Found {
+        let Fact::Granted(grant) = fact else {
+            return Ok(());
+        };
+        let number = grant.held.id.shard.pipeline;
+        let is_theirs = match &grant.fleet {
+            Fleet::Pipeline(asked) => *asked == number,
+            Fleet::Pool(pool) => {
+                let pipeline = truth.pipeline(number);
+                pipeline.is_some_and(|pipeline| pipeline.spec.pool.as_ref() == Some(pool))
             }
-            _ => Ok(()),
+        };
+        if is_theirs {
+            return Ok(());
         }
+        let asked = &grant.fleet;
+        broken(grant.held.id, format!("it goes to a worker of {asked:?}"))
     }
 }

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
-    Held, LeasedTask, PipelineNumber, Timestamp, WorkerId,
+    Held, LeasedTask, Timestamp, WorkerId,
     action::{Action, Answer, CallId, Seen},
-    member::{Call, Event},
+    member::{Call, Event, Fleet},
     port::store::StoredState,
 };
 
@@ -221,11 +221,13 @@ fn leased_of(answer: Answer) -> Vec<LeasedTask> {
 fn facts_of(member: usize, pending: &Pending, part: u32, answer: &Answer) -> Vec<Fact> {
     let at = part as usize;
     match (&pending.request, answer) {
-        (Request::Poll(pipeline, poll), Answer::Leased(Ok(leased))) => leased
-            .tasks
-            .iter()
-            .map(|task| Fact::Granted(grant(member, *pipeline, &poll.worker, task)))
-            .collect(),
+        (Request::Poll(fleet, poll), Answer::Leased(Ok(leased))) => {
+            let n_mates = leased.tasks.len().saturating_sub(1);
+            let tasks = leased.tasks.iter();
+            tasks
+                .map(|task| Fact::Granted(grant(member, fleet, &poll.worker, task, n_mates)))
+                .collect()
+        }
         (Request::Report(reports), Answer::Reported(answer)) => {
             let (held, outcome) = &reports[at];
             vec![Fact::Reported(
@@ -242,14 +244,20 @@ fn facts_of(member: usize, pending: &Pending, part: u32, answer: &Answer) -> Vec
         (Request::Submit(shard, key, _), Answer::Submitted(Ok((id, _)))) => {
             vec![Fact::AnsweredKeyed(*shard, key.as_str().into(), *id)]
         }
-        (Request::See(ids), Answer::Seen(Seen::Here { task, .. })) => {
-            vec![Fact::Seen(task.clone(), ids[at].shard)]
+        (Request::See(ids), Answer::Seen(Seen::Here { task, waits, .. })) => {
+            vec![Fact::Seen(task.clone(), ids[at].shard, waits.clone())]
         }
         _ => Vec::new(),
     }
 }
 
-fn grant(member: usize, pipeline: PipelineNumber, worker: &WorkerId, leased: &LeasedTask) -> Grant {
+fn grant(
+    member: usize,
+    fleet: &Fleet,
+    worker: &WorkerId,
+    leased: &LeasedTask,
+    n_mates: usize,
+) -> Grant {
     Grant {
         member,
         held: Held {
@@ -258,8 +266,10 @@ fn grant(member: usize, pipeline: PipelineNumber, worker: &WorkerId, leased: &Le
         },
         worker: worker.clone(),
         attempt: leased.attempt,
+        max_attempts: leased.max_attempts,
+        n_mates,
         lasts: leased.lease,
-        pipeline,
+        fleet: fleet.clone(),
         name: Arc::from(task::name_of(&leased.data)),
     }
 }
