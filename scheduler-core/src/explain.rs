@@ -243,6 +243,14 @@ pub struct Waiting {
     pub ahead: Option<Ahead>,
 }
 
+impl Waiting {
+    /// Whether its last change is being saved, so that the store may know more of it than its owner shows.
+    #[must_use]
+    pub fn is_saving(&self) -> bool {
+        self.reason == Blocker::Saving.name()
+    }
+}
+
 impl From<Waits> for Waiting {
     fn from(waits: Waits) -> Self {
         let blocker = &waits.blocker;

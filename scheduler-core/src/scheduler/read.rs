@@ -49,6 +49,14 @@ impl Scheduler {
                 progress,
                 waits,
             } => {
+                let is_saving = waits.as_ref().is_some_and(|waits| waits.is_saving());
+                // The store may have it already, and others may have seen it there.
+                if is_saving
+                    && let Some(view) = self.read_store(&pipeline, id).await?
+                    && view.state.is_terminal()
+                {
+                    return Ok(view);
+                }
                 let mut view = view_of(&pipeline, id.shard, *task);
                 view.progress = progress;
                 view.waits = waits.map(|waits| *waits);

@@ -59,6 +59,8 @@ struct Op {
     wish: Wish,
     began_at: Timestamp,
     n_tries: u32,
+    /// What a read was shown while the store may know more.
+    saving: Option<StateName>,
 }
 
 /// All clients.
@@ -186,6 +188,7 @@ impl World {
             wish,
             began_at: self.now,
             n_tries: 0,
+            saving: None,
         };
         let id = self.clients.n_ops;
         self.clients.ops.insert(id, op);
@@ -210,6 +213,7 @@ impl World {
             Wish::Count(shard) => (shard, Request::Count(vec![shard])),
             Wish::Read(task) => {
                 op.began_at = self.now;
+                op.saving = None;
                 (task.shard, Request::See(vec![task]))
             }
         };
@@ -322,6 +326,17 @@ impl World {
     /// A look goes on where the owner says.
     fn saw(&mut self, id: u64, task: TaskId, began_at: Timestamp, seen: Seen) {
         match seen {
+            Seen::Here {
+                task: row,
+                waits: Some(waits),
+                ..
+            } if waits.is_saving() => {
+                if let Some(op) = self.clients.ops.get_mut(&id) {
+                    op.saving = Some(row.state.name());
+                }
+                let lookup = Lookup::Task(task.shard, task.offset);
+                self.ask_for(id, Ask::Get(vec![lookup]));
+            }
             Seen::Here { task: row, .. } => {
                 self.clients.ops.remove(&id);
                 let state = Some(row.state.name());
@@ -361,7 +376,10 @@ impl World {
         if let Told::Owner(address) = told {
             return self.told_owner(id, address);
         }
-        let asks_member = |op: &Op| !matches!(op.wish, Wish::Plain(_) | Wish::Read(_));
+        let asks_member = |op: &Op| {
+            let is_alone = matches!(op.wish, Wish::Plain(_) | Wish::Read(_));
+            !is_alone || op.saving.is_some()
+        };
         if matches!(told, Told::Failed(_)) && self.clients.ops.get(&id).is_some_and(asks_member) {
             return self.try_later(id);
         }
@@ -369,6 +387,15 @@ impl World {
             return;
         };
         match (op.wish, told) {
+            (Wish::Read(task), Told::Found(mut found)) if op.saving.is_some() => {
+                let stored = match found.pop().flatten() {
+                    Some(Found::Task(row)) => Some(row.state.name()),
+                    _ => None,
+                };
+                let stored = stored.filter(|state| state.is_terminal());
+                let state = stored.or(op.saving);
+                self.note(Fact::Shown(task, op.began_at, state, By::Owner));
+            }
             (Wish::Plain(record), Told::Appended(mut answers)) => {
                 if let Some(Ok(appended)) = answers.pop() {
                     let (shard, offset) = (record.shard, appended.offset);
