@@ -8,27 +8,21 @@
 //! A line is known for as long as a task of it is in memory. What the store has of a key that is met
 //! anew is asked for before any task of it starts, unless it surely has nothing.
 
+mod page;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use rustc_hash::{FxHashMap, FxHasher};
 
+use self::page::{Need, Reading};
 use super::{
     Shard,
     window::{Entry, Hold, SlotRef},
 };
-use crate::{
-    Offset, Timestamp,
-    action::Action,
-    port::store::{KeyedPage, KeyedTasks, Parked, StoredState, StoredTask},
-    task::OrderingKey,
-};
+use crate::{Offset, Timestamp, action::Action, task::OrderingKey};
 
 /// How many tasks of one key wait in memory.
 const LINE_MAX: usize = 64;
-/// Bytes of one page of a key's tasks.
-const PAGE_BYTES_MAX: usize = 1 << 20;
-/// How long to wait after a page could not be read.
-const PAGE_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Tasks that wait behind their keys take at most this part of the window.
 const WINDOW_PART: usize = 8;
 
@@ -43,16 +37,10 @@ struct Line {
     waiting: BTreeMap<Offset, Option<SlotRef>>,
     /// From this offset on, tasks may wait in the store that are not in memory.
     rest: Option<Offset>,
+    /// From this offset on, the store may have tasks that hold the key and are not known. A task that was delayed may
+    /// have started after one that lies behind it.
+    unsurveyed: Option<Offset>,
     reading: Option<Reading>,
-}
-
-/// A page that is being read, and what happens meanwhile.
-#[derive(Debug, Default)]
-struct Reading {
-    /// A task of the key ended or went on, so the page may show it as it was before.
-    is_stale: bool,
-    /// The first task that was parked meanwhile.
-    parked: Option<Offset>,
 }
 
 /// All keys of a shard.
@@ -64,6 +52,9 @@ pub(super) struct Order {
     /// Lines that could not be read.
     unread: BTreeSet<OrderingKey>,
     read_at: Timestamp,
+    /// Lines that are read when other pages have come, since there is no room for more.
+    delayed: BTreeSet<OrderingKey>,
+    n_pages: usize,
     n_waiting: usize,
     stored: StoredKeys,
     /// All records below it were read from the log: a stored task at or above it may have others before it there.
@@ -122,7 +113,7 @@ impl Line {
     fn is_next(&self, offset: Offset, read_to: Offset) -> bool {
         let first = self.waiting.first_key_value().map(|(first, _)| first);
         let is_first = first == Some(&offset) && offset < read_to && self.is_known(offset);
-        let waits = self.is_free() && is_first;
+        let waits = self.is_free() && is_first && self.unsurveyed.is_none();
         waits || self.running.is_empty() && self.holding.first() == Some(&offset)
     }
 
@@ -150,6 +141,8 @@ impl Order {
             stirred: BTreeSet::new(),
             unread: BTreeSet::new(),
             read_at: now,
+            delayed: BTreeSet::new(),
+            n_pages: 0,
             n_waiting: 0,
             stored: StoredKeys {
                 is_unknown,
@@ -177,6 +170,7 @@ impl Order {
             let rest = stored.may_have(key).then_some(Offset::ZERO);
             let new = Line {
                 rest,
+                unsurveyed: rest,
                 ..Line::default()
             };
             lines.insert(key.clone(), new);
@@ -294,7 +288,7 @@ impl Order {
 
     /// Whether tasks may wait in the store that nobody else knows of.
     pub(super) fn is_reading(&self) -> bool {
-        self.lines.values().any(|line| line.reading.is_some())
+        self.n_pages > 0
     }
 
     pub(super) fn wake_at(&self) -> Option<Timestamp> {
@@ -351,27 +345,14 @@ impl Shard {
             }
             return;
         }
-        // The store is read where the line has moved up to it.
-        let is_unknown = first.is_none_or(|(offset, _)| !line.is_known(offset));
-        match line.rest {
-            Some(from) if line.is_free() && is_unknown && from >= read_to => {
+        match line.need(read_to) {
+            Need::Page(from) => self.read_line(key, from, false, out),
+            Need::Survey(from) => self.read_line(key, from, true, out),
+            Need::Log(from) => {
                 self.order.beyond.insert((from, key.clone()));
             }
-            Some(from) if line.is_free() && is_unknown => {
-                if line.reading.is_none() && !self.order.unread.contains(key) {
-                    line.reading = Some(Reading::default());
-                    let page = KeyedPage {
-                        shard: self.id,
-                        key: key.clone(),
-                        from,
-                        n_max: LINE_MAX,
-                        bytes_max: PAGE_BYTES_MAX,
-                    };
-                    out.push(Action::ReadKeyed(self.epoch, page));
-                }
-            }
             // All that may wait is found in the store again, when the task that goes first comes back.
-            _ => {
+            Need::Nothing => {
                 let is_here = |offset: &Offset| self.window.contains(*offset);
                 let is_idle = line.running.is_empty() && line.reading.is_none();
                 let waits_here = line.waiting.values().any(Option::is_some);
@@ -396,50 +377,6 @@ impl Shard {
             if self.window.get(at).is_some_and(is_behind) {
                 self.place(at, now);
             }
-        }
-    }
-
-    /// Takes the tasks of a key that wait in the store; `None` if they could not be read.
-    pub fn keyed_read(&mut self, key: &OrderingKey, page: Option<KeyedTasks>, now: Timestamp) {
-        let Some(line) = self.order.lines.get_mut(key) else {
-            return;
-        };
-        let Some(reading) = line.reading.take() else {
-            return;
-        };
-        let Some(page) = page else {
-            self.order.unread.insert(key.clone());
-            self.order.read_at = now + PAGE_RETRY;
-            return;
-        };
-        self.order.stirred.insert(key.clone());
-        if reading.is_stale {
-            return;
-        }
-        line.rest = page.next.into_iter().chain(reading.parked).min();
-        for stored in page.tasks {
-            self.take_keyed(key, stored, now);
-        }
-    }
-
-    fn take_keyed(&mut self, key: &OrderingKey, stored: StoredTask, now: Timestamp) {
-        let (offset, started) = (stored.offset, stored.started_at.is_some());
-        if self.window.contains(offset) {
-            return;
-        }
-        let comes_back = matches!(
-            stored.state,
-            StoredState::Parked {
-                kind: Parked::Retryable | Parked::Scheduled,
-                ..
-            }
-        );
-        if comes_back && started {
-            // It holds the key from where it is, and comes back when it is due.
-            self.order.line(key).holding.insert(offset);
-        } else if matches!(stored.state, StoredState::Parked { .. }) {
-            let at = self.insert_stored(stored, now);
-            self.place(at, now);
         }
     }
 

@@ -530,3 +530,45 @@ fn a_task_cancelled_in_the_backlog_holds_its_key_until_that_is_durable() {
     assert_eq!(lease_ids(&mut rig, 9), [second]);
     assert_eq!(rig.state(first), "cancelled");
 }
+
+#[test]
+fn a_key_that_is_held_from_behind_a_long_line_is_known_after_a_crash() {
+    let slow = RetryPolicy {
+        max_attempts: 9,
+        initial: Duration::from_secs(300),
+        factor: 1.0,
+        max: Duration::from_secs(300),
+        jitter: Jitter::None,
+    };
+    let mut rig = Rig::new(
+        config(),
+        TaskOptions {
+            retry: Some(slow),
+            ..TaskOptions::default()
+        },
+    );
+    let delayed = TaskOptions {
+        run_at: Some(rig.now + SECOND * 10),
+        ..keyed("k")
+    };
+    let line: Vec<_> = (0..300).map(|_| rig.submit(delayed.clone())).collect();
+    // It starts before those that are due later, fails, and holds the key in the store.
+    let holder = rig.submit(keyed("k"));
+    let held = rig.lease_one("w");
+    assert_eq!(held.id, holder);
+    rig.report(held, failed("x"));
+    rig.pass(SECOND * 20);
+    assert!(rig.lease("w", 9).is_empty());
+    let mut rig = rig.crash();
+    rig.pass(SECOND * 60);
+    assert!(rig.lease("w", 9).is_empty());
+    rig.pass(SECOND * 300);
+    let held = rig.lease_one("w");
+    assert_eq!(held.id, holder);
+    rig.report(held, completed());
+    for id in line {
+        let held = rig.lease_one("w");
+        assert_eq!(held.id, id);
+        rig.report(held, completed());
+    }
+}
