@@ -61,10 +61,16 @@ impl Task {
             self.start(token, worker, now, rules);
         } else {
             // What was noted as an error was none.
-            let Some(AttemptError { worker, .. }) = self.rare_mut().errors.pop() else {
+            let Some(AttemptError {
+                worker, attempt, ..
+            }) = self.rare_mut().errors.pop()
+            else {
                 return;
             };
-            self.attempt -= 1;
+            // While everybody fails, it was not counted.
+            if attempt == self.attempt {
+                self.attempt -= 1;
+            }
             self.start(token, worker, now, rules);
         }
         if progress.is_some() {

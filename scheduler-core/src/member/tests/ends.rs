@@ -299,3 +299,42 @@ fn a_deadline_spends_no_credit_and_a_late_success_ends_the_probing() {
     let leased = rig.lease("w", 9);
     assert_eq!(leased.len(), more.len(), "no longer one at a time");
 }
+
+/// All credits are used up, and so a worker has the one task that is tried.
+fn probe(rig: &mut Rig) -> Held {
+    for _ in 0..11 {
+        rig.submit(TaskOptions::default());
+    }
+    lease_and_report(rig, &failed("down"));
+    rig.pass(SECOND * 2);
+    rig.lease_one("w")
+}
+
+#[test]
+fn an_attempt_that_was_not_counted_goes_on_as_the_first() {
+    let mut rig = rig(1);
+    let held = probe(&mut rig);
+    // The lease expires, which counts for nothing now, and then its worker speaks up.
+    rig.pass(SECOND * 31);
+    assert_ne!(rig.state(held.id), "running");
+    let beat = rig.call(Call::Renew(vec![(held, true, None)]));
+    assert!(matches!(rig.answer(beat), Some(Answer::Renewed(Ok(_)))));
+    rig.report(held, completed());
+    let row = row(&rig, held.id);
+    assert_eq!((row.state.name().as_str(), row.attempt), ("completed", 1));
+}
+
+#[test]
+fn a_probe_that_takes_long_holds_up_nobody() {
+    let mut rig = rig(1);
+    let held = probe(&mut rig);
+    let waits = rig.submit(TaskOptions::default());
+    for _ in 0..4 {
+        rig.pass(SECOND * 7);
+        assert!(rig.lease("w", 1).is_empty(), "one at a time");
+        rig.call(Call::Renew(vec![(held, true, None)]));
+    }
+    rig.pass(SECOND * 7);
+    assert_eq!(rig.lease_one("w").id, waits);
+    assert_eq!(rig.state(held.id), "running");
+}
