@@ -74,6 +74,7 @@ pub(crate) struct Clients {
     accepted: Vec<TaskId>,
     n_ops: u64,
     n_submitted: u64,
+    n_stuck: usize,
 }
 
 impl Clients {
@@ -128,7 +129,12 @@ impl World {
             }
             _ => {
                 let n = self.clients.n_submitted;
-                let task = task::some(&mut self.rng, n, self.now, &self.plan);
+                // They stay in memory, so many of them would leave no room for others.
+                let has_room = self.clients.n_stuck < self.plan.config.window_tasks_max / 4;
+                let may_stick = has_room && !self.plan.is_limited;
+                let (task, is_stuck) =
+                    task::some(&mut self.rng, n, self.now, &self.plan, may_stick);
+                self.clients.n_stuck += usize::from(is_stuck);
                 self.wish(Wish::Plain(NewRecord { shard, task }));
             }
         }

@@ -105,11 +105,16 @@ fn failed(code: &str, retryable: bool) -> Outcome {
     })
 }
 
-/// A task of some kind, with some options.
-pub(crate) fn some(rng: &mut fastrand::Rng, n: u64, now: Timestamp, plan: &Plan) -> NewTask {
+/// A task of some kind, with some options, and whether it is to run on, if it may.
+pub(crate) fn some(
+    rng: &mut fastrand::Rng,
+    n: u64,
+    now: Timestamp,
+    plan: &Plan,
+    may_stick: bool,
+) -> (NewTask, bool) {
     let (kind, name) = match Kind::pick(rng) {
-        // It would take a place of its limit by intention.
-        (Kind::Stuck, _) if plan.is_limited => (Kind::Plain, "plain"),
+        (Kind::Stuck, _) if !may_stick => (Kind::Plain, "plain"),
         picked => picked,
     };
     let seconds = |n| Some(Duration::from_secs(n));
@@ -146,7 +151,7 @@ pub(crate) fn some(rng: &mut fastrand::Rng, n: u64, now: Timestamp, plan: &Plan)
         Kind::Plain if plan.outage.is_some() => options.retry = Some(few_attempts(rng)),
         Kind::Plain | Kind::Stuck | Kind::Moody | Kind::Even => {}
     }
-    new(&format!("{name}-{n}"), options)
+    (new(&format!("{name}-{n}"), options), kind == Kind::Stuck)
 }
 
 fn few_attempts(rng: &mut fastrand::Rng) -> RetryPolicy {

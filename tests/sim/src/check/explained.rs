@@ -38,10 +38,7 @@ impl Check for Explained {
 fn is_true(id: TaskId, task: &StoredTask, waits: &Waiting, truth: Truth<'_>) -> Found {
     let reason = waits.reason.as_ref();
     let lie = |why: &str| broken(id, format!("it is said to wait for {reason}, but {why}"));
-    if waits
-        .ahead
-        .is_some_and(|ahead| ahead.about > ahead.at_most)
-    {
+    if waits.ahead.is_some_and(|ahead| ahead.about > ahead.at_most) {
         return lie("more tasks are before it than there can be");
     }
     let limits = truth.pipeline(id.shard.pipeline).map(|it| it.spec.limits);
