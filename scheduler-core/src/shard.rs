@@ -277,13 +277,14 @@ impl Shard {
         }
     }
 
-    /// How many more tasks and bytes memory may hold.
+    /// How many more tasks and bytes memory may hold, beside what is being read from the store.
     fn room(&self) -> (usize, usize) {
-        let n_bytes = self.window.n_bytes();
+        let (n_due, due_bytes) = self.due.coming();
+        let (n_keyed, keyed_bytes) = self.order.coming();
+        let n = self.window.len() + n_due + n_keyed;
+        let n_bytes = self.window.n_bytes() + due_bytes + keyed_bytes;
         (
-            self.config
-                .window_tasks_max
-                .saturating_sub(self.window.len()),
+            self.config.window_tasks_max.saturating_sub(n),
             self.config.window_bytes_max.saturating_sub(n_bytes),
         )
     }

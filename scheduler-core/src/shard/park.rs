@@ -45,6 +45,8 @@ pub(super) struct Due {
 /// A page that is being read, and what happens meanwhile.
 #[derive(Debug, Default)]
 struct Reading {
+    /// At most so many tasks and bytes come.
+    coming: (usize, usize),
     /// The earliest task that was parked meanwhile.
     parked_at: Option<Timestamp>,
     /// Tasks that left memory meanwhile: the page may show them as they were before.
@@ -52,6 +54,12 @@ struct Reading {
 }
 
 impl Due {
+    /// How many tasks and bytes may come with the page that is being read.
+    pub(super) fn coming(&self) -> (usize, usize) {
+        let reading = self.reading.as_ref();
+        reading.map_or((0, 0), |reading| reading.coming)
+    }
+
     pub(super) fn new(next_at: Option<Timestamp>) -> Self {
         let mut due = Self {
             cursor: (Timestamp::EPOCH, Offset::ZERO),
@@ -263,7 +271,6 @@ impl Shard {
         if self.due.wake_at(!self.is_full).is_none_or(|at| at > now) {
             return;
         }
-        self.due.reading = Some(Reading::default());
         let (n_free, bytes_free) = self.room();
         let page = DuePage {
             shard: self.id,
@@ -272,6 +279,10 @@ impl Shard {
             n_max: n_free.clamp(1, PAGE_TASKS_MAX),
             bytes_max: bytes_free.clamp(1, PAGE_BYTES_MAX),
         };
+        self.due.reading = Some(Reading {
+            coming: (page.n_max, page.bytes_max),
+            ..Reading::default()
+        });
         out.push(Action::ReadDue(self.epoch, page));
     }
 

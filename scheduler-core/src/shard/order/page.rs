@@ -1,6 +1,6 @@
 //! Reading what the store has of a key: the tasks that go next, and those that hold it, wherever they lie.
 
-use super::{LINE_MAX, Line};
+use super::{LINE_MAX, Line, Order};
 use crate::{
     Offset, Timestamp,
     action::Action,
@@ -56,6 +56,13 @@ impl Line {
     }
 }
 
+impl Order {
+    /// How many tasks and bytes may come with the pages that are being read.
+    pub(in crate::shard) fn coming(&self) -> (usize, usize) {
+        (self.n_pages * LINE_MAX, self.n_pages * PAGE_BYTES_MAX)
+    }
+}
+
 impl Shard {
     /// Reads a page of a line, unless that is done already or must wait: pages take room, and only one may take what is
     /// not there.
@@ -66,8 +73,9 @@ impl Shard {
         is_survey: bool,
         out: &mut Vec<Action>,
     ) {
-        let n_coming = self.order.n_pages * LINE_MAX;
-        let has_room = self.order.n_pages == 0 || n_coming + LINE_MAX <= self.room().0;
+        let (n_free, bytes_free) = self.room();
+        let fits = LINE_MAX <= n_free && PAGE_BYTES_MAX <= bytes_free;
+        let has_room = self.order.n_pages == 0 || fits;
         let Some(line) = self.order.lines.get_mut(key) else {
             return;
         };

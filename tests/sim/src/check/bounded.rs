@@ -28,7 +28,7 @@ impl Check for Bounded {
                 stragglers(&parts[*at], truth)
             }
             Fact::Counted(shard, n_window, next) => {
-                let max = (2 * truth.config.window_tasks_max + CALLED_MAX) as u64;
+                let max = (2 * truth.config.window_tasks_max + BESIDE_MAX) as u64;
                 let is_ahead = next.is_some_and(|next| next > truth.log.end(*shard));
                 if *n_window > max || is_ahead {
                     return Err((
@@ -43,12 +43,12 @@ impl Check for Bounded {
     }
 }
 
-/// Tasks that calls bring in, one at a time.
-const CALLED_MAX: usize = 64;
+/// Tasks that calls bring in, one at a time, and a page of tasks that wait for one key, whatever room there is.
+const BESIDE_MAX: usize = 128;
 
-/// A page of the log and a page of parked tasks can be under way at once, and calls bring in more.
+/// A page of the log and pages of parked tasks can be under way at once.
 fn within(member: usize, load: Load, truth: Truth<'_>) -> Found {
-    let max = load.n_shards * (2 * truth.config.window_tasks_max + CALLED_MAX);
+    let max = load.n_shards * (2 * truth.config.window_tasks_max + BESIDE_MAX);
     if load.n_tasks > max {
         let n = load.n_tasks;
         return Err((
