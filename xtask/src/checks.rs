@@ -24,7 +24,11 @@ pub(crate) enum Servers {
 pub(crate) fn run(servers: Servers) -> anyhow::Result<()> {
     let mut stages = Stages::default();
     stages.run("programs", || {
-        programs::ensure(&["tesseract", "wget", "strace"])
+        programs::ensure(&["tesseract", "wget", "strace"])?;
+        match servers {
+            Servers::With => programs::ensure(&["pkg-config", programs::OPENSSL]),
+            Servers::Without => Ok(()),
+        }
     })?;
     stages.run("format", || cargo(&["fmt", "--all", "--check"], &[]))?;
     stages.run("tidy", tidy::check)?;
@@ -128,6 +132,18 @@ fn tests(stages: &mut Stages) -> anyhow::Result<()> {
             "--test-threads=1",
         ];
         cargo(&engines, &[])
+    })?;
+    stages.run("TLS and SCRAM to Kafka", || {
+        let secured = [
+            "test",
+            "-p",
+            "scheduler-kafka",
+            "--features",
+            "tls",
+            "--test",
+            "secured",
+        ];
+        cargo(&secured, &[])
     })
 }
 

@@ -1,8 +1,11 @@
 //! Programs that the demo and the tests need beside Rust: installed where that can be done, named otherwise.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, bail};
+
+/// No program, but the header of a library that TLS to Kafka is built with.
+pub(crate) const OPENSSL: &str = "openssl/ssl.h";
 
 /// Makes sure that these programs are there.
 pub(crate) fn ensure(programs: &[&str]) -> anyhow::Result<()> {
@@ -41,11 +44,15 @@ pub(crate) fn ensure(programs: &[&str]) -> anyhow::Result<()> {
 fn package_of(program: &str) -> &str {
     match program {
         "tesseract" => "tesseract-ocr",
+        OPENSSL => "libssl-dev",
         program => program,
     }
 }
 
 fn is_there(program: &str) -> bool {
+    if program == OPENSSL {
+        return Path::new("/usr/include").join(OPENSSL).is_file();
+    }
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths).any(|dir| dir.join(program).is_file())
 }

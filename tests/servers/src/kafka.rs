@@ -1,9 +1,12 @@
 //! One Kafka broker that is its own controller (KRaft).
 
+mod secured;
+
 use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, bail};
 
+pub use self::secured::{SECURED_USER, Secured};
 use crate::{
     Proxy, fetch_kafka,
     process::{Server, directory, free_ports},
@@ -45,10 +48,7 @@ impl Kafka {
         let file = file.display().to_string();
         let storage = ["format", "-t", CLUSTER_ID, "-c", &file];
         run_java(&jars, "kafka.tools.StorageTool", &storage)?;
-        let mut command = vec!["java".to_owned()];
-        command.extend(["-Xms256m", "-Xmx1g", "-XX:+UseSerialGC", "-cp"].map(ToOwned::to_owned));
-        command.extend([class_path(&jars), "kafka.Kafka".to_owned(), file]);
-        let server = Server::start(dir, command, port)?;
+        let server = Server::start(dir, command(&jars, file), port)?;
         Ok(Self {
             bootstrap_servers: format!("127.0.0.1:{port}"),
             own: Some((server, proxy)),
@@ -159,6 +159,14 @@ num.io.threads=4
 ",
         logs.display()
     )
+}
+
+/// Runs a broker with these properties.
+fn command(jars: &Path, properties: String) -> Vec<String> {
+    let mut command = vec!["java".to_owned()];
+    command.extend(["-Xms256m", "-Xmx1g", "-XX:+UseSerialGC", "-cp"].map(ToOwned::to_owned));
+    command.extend([class_path(jars), "kafka.Kafka".to_owned(), properties]);
+    command
 }
 
 fn class_path(jars: &Path) -> String {

@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 
 pub use self::{
     cache::{fetch_kafka, fetch_tidb},
-    kafka::Kafka,
+    kafka::{Kafka, SECURED_USER, Secured},
     process::free_ports,
     proxy::{Fault, Proxy},
     tidb::Tidb,
