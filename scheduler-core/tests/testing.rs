@@ -93,7 +93,7 @@ async fn retries_come_exactly_after_their_backoff() {
     }
     // One and then two minutes later.
     let starts = starts.into_inner().unwrap();
-    assert_eq!(starts, [SECOND * 0, SECOND * 60, SECOND * 180]);
+    assert_eq!(starts, [Duration::ZERO, SECOND * 60, SECOND * 180]);
     let task = test.scheduler().get(&path().tenant, submitted.id).await;
     assert_eq!(task.unwrap().state, StateName::Discarded);
 }
