@@ -8,6 +8,7 @@
 //! - [`task`], [`shard`] and [`member`] hold the pure machines that decide everything: event and `now`
 //!   in, actions out, no I/O and no clock.
 //! - [`port`] holds the five seams to the world; `memory` (a feature) implements them without any.
+//! - `testing` (a feature) runs all of it in virtual time; `mocks` (a feature) has mocks of the ports.
 //! - [`driver`] (a feature, on by default) carries the machines' actions to the ports.
 //!
 //! ```
@@ -65,6 +66,8 @@ pub mod port;
 mod scheduler;
 pub mod shard;
 pub mod task;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod time;
 pub mod watermark;
 

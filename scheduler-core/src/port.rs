@@ -1,7 +1,7 @@
 //! The five ports through which the scheduler reaches the world, and nothing else.
 //!
 //! Each does I/O in batches and fits on a screen. Implementations pass the suites of
-//! `conformance` (a feature).
+//! `conformance` (a feature). The feature `mocks` adds a mock of each, for failures that no honest port shows.
 
 pub mod catalog;
 pub mod clock;
@@ -11,6 +11,12 @@ pub mod store;
 
 pub use self::{
     catalog::Catalog, clock::Clock, log::TaskLog, placement::Placement, store::TaskStore,
+};
+
+#[cfg(feature = "mocks")]
+pub use self::{
+    catalog::MockCatalog, clock::MockClock, log::MockTaskLog, placement::MockPlacement,
+    store::MockTaskStore,
 };
 
 use std::{error::Error, fmt};

@@ -92,4 +92,4 @@ pub struct AttemptError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

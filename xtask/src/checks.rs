@@ -68,7 +68,9 @@ pub(crate) fn run(servers: Servers) -> anyhow::Result<()> {
         "driver",
         "memory",
         "conformance",
-        "driver,memory,conformance",
+        "testing",
+        "mocks",
+        "driver,memory,conformance,testing,mocks",
     ] {
         stages.run(&format!("core with [{features}]"), || {
             check_features("scheduler-core", features)

@@ -25,7 +25,7 @@ const CORE_PURE: [&str; 7] = [
     "serde_json",
     "thiserror",
 ];
-const CORE_OPTIONAL: [&str; 3] = ["serde", "tokio", "tracing"];
+const CORE_OPTIONAL: [&str; 4] = ["mockall", "serde", "tokio", "tracing"];
 /// A longer file usually holds two things. Tests are lists, and may be longer.
 const LINES_MAX: usize = 500;
 

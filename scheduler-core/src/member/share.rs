@@ -270,3 +270,106 @@ pub(super) fn count_shares(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Partition, PipelineNumber};
+
+    const N_TENANTS: usize = 4;
+    const MILLIS_MAX: u64 = 500;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// The tenant whose turn it is has a task that takes so long.
+        Serve(u64),
+        /// A tenant has nothing more, or has something again.
+        Toggle(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            12 => (1..=MILLIS_MAX).prop_map(Step::Serve),
+            1 => (0..N_TENANTS).prop_map(Step::Toggle),
+        ]
+    }
+
+    fn tenant(n: usize) -> TenantName {
+        format!("t{n}").as_str().try_into().unwrap()
+    }
+
+    fn shard(n: usize) -> ShardId {
+        let number = u32::try_from(n).unwrap();
+        ShardId {
+            pipeline: PipelineNumber(number),
+            partition: Partition(0),
+        }
+    }
+
+    proptest! {
+        /// One worker, one task after the other. In every stretch of time in which two tenants want something, what they
+        /// get by their weights differs by no more than one task of each: the bound of start-time fair queueing, from
+        /// which it also follows that one that was away gets nothing for it, and that none starves.
+        #[test]
+        fn service_by_weight_differs_by_one_task_of_each(
+            weights in prop::collection::vec(1u32..10, N_TENANTS),
+            steps in prop::collection::vec(step(), 1..400),
+        ) {
+            let mut shares = Shares::default();
+            let mut now = Timestamp::from_millis(1_000);
+            let mut wants = [true; N_TENANTS];
+            for (n, weight) in weights.iter().enumerate() {
+                shares.note_ready(&tenant(n), shard(n), *weight, now);
+            }
+            // Service by weight that the first of a pair had beyond the second since both want: its least and most.
+            let mut leads: BTreeMap<(usize, usize), (f64, f64, f64)> = BTreeMap::new();
+            for step in steps {
+                match step {
+                    Step::Toggle(n) => {
+                        wants[n] = !wants[n];
+                        if wants[n] {
+                            shares.note_ready(&tenant(n), shard(n), weights[n], now);
+                        } else {
+                            shares.forget(&tenant(n), shard(n));
+                        }
+                        leads.retain(|(one, other), _| *one != n && *other != n);
+                    }
+                    Step::Serve(millis) => {
+                        let weight = |name: &TenantName| {
+                            let n = (0..N_TENANTS).find(|n| tenant(*n) == *name);
+                            weights[n.unwrap()]
+                        };
+                        let next = shares.next(now, weight, |_| true);
+                        let n = next.map(|(_, id)| id.pipeline.0 as usize);
+                        prop_assert_eq!(n.is_some(), wants.contains(&true));
+                        let Some(n) = n else { continue };
+                        prop_assert!(wants[n], "{} wants nothing", n);
+                        let idle = Service::default();
+                        let busy = Service { n_slots: 1, n_started: 1, n_running: 1, ..idle };
+                        shares.count(&tenant(n), idle, busy, now);
+                        shares.note_ready(&tenant(n), shard(n), weights[n], now);
+                        now = now + std::time::Duration::from_millis(millis);
+                        let done = Service { n_started: 1, slot_millis: millis, ..idle };
+                        shares.count(&tenant(n), busy, done, now);
+                        let got = millis as f64 / f64::from(weights[n]);
+                        for other in (0..N_TENANTS).filter(|other| *other != n && wants[*other]) {
+                            for (pair, got) in [((n, other), got), ((other, n), -got)] {
+                                let (lead, least, most) = leads.entry(pair).or_default();
+                                *lead += got;
+                                *least = least.min(*lead);
+                                *most = most.max(*lead);
+                                let task = |n: usize| (MILLIS_MAX + 1) as f64 / f64::from(weights[n]);
+                                prop_assert!(
+                                    *most - *least <= task(n) + task(other),
+                                    "{} and {} are {} apart", pair.0, pair.1, *most - *least
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 mod ends;
 mod fair;
+mod models;
 mod offers;
 mod order;
 mod ownership;

@@ -110,6 +110,7 @@ pub enum Changed {
 /// - A number once given to a pipeline MUST NOT be given again, also after it is deleted.
 /// - A mode MUST NOT change any more once it is [`Mode::Deleting`], and MUST outlast an update.
 /// - The version MUST grow with every change that was done, and only then.
+#[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]
 pub trait Catalog: Debug + Send + Sync {
     /// Reads everything.

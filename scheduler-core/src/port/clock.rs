@@ -12,6 +12,7 @@ use crate::Timestamp;
 /// - `now` MUST never go back while the process runs, and MUST follow the wall clock by running a
 ///   little faster or slower, never by a jump.
 /// - `sleep_until` MUST NOT return before `now` has reached the deadline.
+#[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]
 pub trait Clock: Debug + Send + Sync {
     /// The time now.

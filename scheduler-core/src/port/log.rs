@@ -117,6 +117,7 @@ pub struct Bounds {
 /// - After [`close`](Self::close) was answered, no append of any process MUST succeed any more: whatever was
 ///   ever answered `Ok` is below the ends that it told.
 /// - A fetch from a place that was deleted MUST NOT read on elsewhere; it is answered as lost.
+#[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]
 pub trait TaskLog: Debug + Send + Sync {
     /// Makes the log of each pipeline with its partitions, or finds it made, and knows it from now on:

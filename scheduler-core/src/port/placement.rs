@@ -22,6 +22,7 @@ pub enum PlacementEvent {
 /// # Contract
 /// - A slot MUST NOT be assigned to two members at once while both can prove their membership.
 /// - After `Revoking`, the slot MUST NOT be assigned elsewhere before `released` or the loss of the member.
+#[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]
 pub trait Placement: Debug + Send + Sync {
     /// Waits for the next change.

@@ -377,6 +377,7 @@ pub fn cut_page(tasks: &mut Vec<StoredTask>, n_max: usize, bytes_max: usize) {
 /// - A part with a number that was saved already in its epoch MUST be answered `Saved` and change nothing more.
 /// - A failed or dropped call MAY have saved each part whole or not at all, never some of a part.
 /// - Ended tasks MUST be found until their `keep_until` and MUST NOT be found for long after.
+#[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]
 pub trait TaskStore: Debug + Send + Sync {
     /// Raises the epoch of each shard, durably, and reads what the new owner needs: in the order asked.

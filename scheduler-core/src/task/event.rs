@@ -126,7 +126,9 @@ impl Task {
         rules: &Rules,
         rng: &mut fastrand::Rng,
     ) -> Result<Effect, Refusal> {
-        match (&self.state, event) {
+        #[cfg(test)]
+        let taken = super::tests::edges::begin(self, &event);
+        let applied = match (&self.state, event) {
             (
                 State::Available,
                 Event::Leased {
@@ -286,7 +288,10 @@ impl Task {
                 | State::Ended { .. },
                 Event::Redriven,
             ) => Err(Refusal::WrongState),
-        }
+        };
+        #[cfg(test)]
+        super::tests::edges::end(taken, self, applied.is_ok());
+        applied
     }
 
     pub(super) fn start(
@@ -429,17 +434,6 @@ impl Task {
                 None => error.failure.detail = Bytes::new(),
             }
         }
-    }
-
-    /// Whether its last attempt was spent on a failure that another attempt could have mended.
-    pub(crate) fn is_exhausted(&self, rules: &Rules) -> bool {
-        self.errors().last().is_some_and(|error| {
-            let failure = &error.failure;
-            let is_final =
-                is_own(failure) && [EXPIRED, TOTAL_TIMEOUT].contains(&failure.code.as_str());
-            let is_last = self.attempt >= self.retry(rules).max_attempts;
-            is_last && failure.retryable && self.is_retryable(&failure.code, rules) && !is_final
-        })
     }
 
     /// Whether it is a record that cannot be a task.

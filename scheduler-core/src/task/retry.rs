@@ -117,6 +117,30 @@ mod tests {
     }
 
     proptest! {
+        /// The model multiplies once for each attempt, and stops at the longest.
+        #[test]
+        fn waits_are_those_of_a_loop_that_multiplies(
+            n in 1u32..100, initial in 0u64..100_000, factor in 1.0f64..100.0, max in 100_000u64..86_400_000,
+        ) {
+            let policy = RetryPolicy {
+                max_attempts: n + 1,
+                initial: Duration::from_millis(initial),
+                factor,
+                max: Duration::from_millis(max),
+                jitter: Jitter::None,
+            };
+            let mut rng = fastrand::Rng::with_seed(1);
+            let mut wait = policy.initial.as_secs_f64();
+            for attempt in 1..=n {
+                let got = policy.wait_after(attempt, &mut rng);
+                let got = got.map(|got| got.as_secs_f64());
+                let is_near = got.is_some_and(|got| (got - wait).abs() <= 1e-9 * wait.max(1.0));
+                prop_assert!(is_near, "{:?} instead of {} after attempt {}", got, wait, attempt);
+                wait = (wait * factor).min(policy.max.as_secs_f64());
+            }
+            prop_assert_eq!(policy.wait_after(n + 1, &mut rng), None);
+        }
+
         #[test]
         fn a_spread_wait_is_never_longer_than_the_plain_one(
             attempt in 1u32..100, initial in 0u64..100_000, factor in 1.0f64..100.0, seed: u64,

@@ -7,7 +7,11 @@ use bytes::Bytes;
 use crate::{
     ErrorCode, LeaseToken, Offset, Retention, StateName, TaskOptions, Timestamp, WorkerId,
     port::{log::NewTask, store::Ending},
-    task::{AttemptError, GroupName, Label, Priority, retry::RetryPolicy},
+    task::{
+        AttemptError, GroupName, Label, Priority,
+        event::{EXPIRED, TOTAL_TIMEOUT, is_own},
+        retry::RetryPolicy,
+    },
 };
 
 /// Where a task stands, in memory.
@@ -299,6 +303,17 @@ impl Task {
             .and_then(|options| options.non_retryable.as_deref());
         let codes = own.or(rules.defaults.non_retryable.as_deref());
         !codes.is_some_and(|codes| codes.contains(code))
+    }
+
+    /// Whether its last attempt was spent on a failure that another attempt could have mended.
+    pub(crate) fn is_exhausted(&self, rules: &Rules) -> bool {
+        self.errors().last().is_some_and(|error| {
+            let failure = &error.failure;
+            let is_final =
+                is_own(failure) && [EXPIRED, TOTAL_TIMEOUT].contains(&failure.code.as_str());
+            let is_last = self.attempt >= self.retry(rules).max_attempts;
+            is_last && failure.retryable && self.is_retryable(&failure.code, rules) && !is_final
+        })
     }
 
     /// Bytes that it keeps in memory beyond its own size: data, options, errors, progress, result.

@@ -1,10 +1,13 @@
 //! The table of `docs/state_machine.md`, written from the machine itself: `UPDATE_EXPECT=1` renews it.
 
-use std::{fmt::Write as _, time::Duration};
+pub(crate) mod edges;
+
+use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
 use expect_test::expect_file;
 
+use self::edges::Edge;
 use super::{
     Failure, Outcome, TaskOptions,
     event::{Effect, Event},
@@ -71,7 +74,21 @@ fn malformed() -> Task {
 }
 
 fn after(events: impl IntoIterator<Item = (Event, u64)>) -> Task {
+    later(available(), events)
+}
+
+/// The same for a task that may take a minute in all, its pauses included.
+fn limited(events: impl IntoIterator<Item = (Event, u64)>) -> Task {
+    let options = TaskOptions {
+        total_timeout: Some(Duration::from_secs(60)),
+        ..TaskOptions::default()
+    };
     let mut task = available();
+    task.submitted.options = Some(std::sync::Arc::new(options));
+    later(task, events)
+}
+
+fn later(mut task: Task, events: impl IntoIterator<Item = (Event, u64)>) -> Task {
     let mut rng = fastrand::Rng::with_seed(1);
     for (event, seconds) in events {
         let at = NOW + Duration::from_secs(seconds);
@@ -120,14 +137,18 @@ fn done() -> Outcome {
 
 /// Each state, reached as tasks reach it; all but the first under token 2.
 fn states() -> Vec<(&'static str, Task)> {
-    let snoozed = Outcome::Snoozed(Duration::from_secs(60));
+    let snoozed = || Outcome::Snoozed(Duration::from_secs(60));
     let interrupted = || reported(1, Outcome::Interrupted);
     vec![
         ("available, never leased", available()),
         ("available, its expires_at has passed", expiring()),
         (
             "scheduled",
-            after([(leased(1), 0), (reported(1, snoozed), 0)]),
+            after([(leased(1), 0), (reported(1, snoozed()), 0)]),
+        ),
+        (
+            "scheduled, its total_timeout has passed",
+            limited([(leased(2), 0), (reported(2, snoozed()), 0)]),
         ),
         (
             "available",
@@ -155,6 +176,10 @@ fn states() -> Vec<(&'static str, Task)> {
         (
             "retryable, its lease merely expired",
             after([(leased(2), 0), (Event::TimerFired, 30)]),
+        ),
+        (
+            "retryable, its total_timeout has passed",
+            limited([(leased(2), 0), (reported(2, failed("x")), 0)]),
         ),
         (
             "completed",
@@ -189,6 +214,7 @@ fn events() -> Vec<(&'static str, Event)> {
     };
     vec![
         ("leased", leased(3)),
+        ("offered", offered(3)),
         ("adopted, newer token", adopted(3)),
         ("adopted, older token", adopted(1)),
         ("renewed", renewed(2)),
@@ -209,6 +235,23 @@ fn events() -> Vec<(&'static str, Event)> {
         ("cancel requested", Event::CancelRequested),
         ("redriven", Event::Redriven),
     ]
+}
+
+/// Every edge of the chart, as the table has them.
+fn chart() -> BTreeSet<Edge> {
+    let mut edges = BTreeSet::new();
+    for (_, state) in states() {
+        for (_, event) in events() {
+            let mut task = state.clone();
+            let taken = edges::begin(&task, &event);
+            let mut rng = fastrand::Rng::with_seed(1);
+            let later = NOW + Duration::from_secs(3600);
+            if task.apply(event, later, &rules(), &mut rng).is_ok() {
+                edges.insert(taken.to(&task));
+            }
+        }
+    }
+    edges
 }
 
 fn shown(task: &Task) -> &'static str {

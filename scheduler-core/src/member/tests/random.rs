@@ -17,7 +17,10 @@ use crate::{
     action::{Answer, CallId},
     call::{Held, LeasedTask},
     port::{FailureKind, log::NewTask, store::StoredState},
-    task::retry::{Jitter, RetryPolicy},
+    task::{
+        retry::{Jitter, RetryPolicy},
+        tests::edges,
+    },
 };
 
 fn ordering_key(n: u32) -> OrderingKey {
@@ -35,7 +38,7 @@ struct World {
     /// Tasks whose success was acknowledged.
     completed: Vec<TaskId>,
     cancelled: Vec<TaskId>,
-    /// Tasks that someone wanted to end, whether that was answered or not.
+    /// Tasks that someone wanted to end, whether that was answered or not, or that a deadline may end.
     unwanted: BTreeSet<TaskId>,
     /// Tasks whose results are not kept.
     unkept: BTreeSet<TaskId>,
@@ -199,6 +202,8 @@ impl World {
             retention: (rng.u32(0..4) == 0).then_some(Retention::None),
             timeout: seconds(40).filter(|_| rng.u32(0..8) == 0),
             heartbeat_timeout: seconds(20).filter(|_| rng.u32(0..8) == 0),
+            total_timeout: seconds(60).filter(|_| rng.u32(0..8) == 0),
+            expires_at: (rng.u32(0..8) == 0).then(|| rig.now + Duration::from_secs(90)),
             key: (rng.u32(0..2) == 0).then(|| ordering_key(rng.u32(0..4))),
             priority: Some(rng.u32(0..10).try_into().unwrap()),
             group: (rng.u32(0..3) == 0).then(|| "g".try_into().unwrap()),
@@ -207,12 +212,16 @@ impl World {
             ..TaskOptions::default()
         };
         let is_kept = options.retention.is_none();
+        let has_deadline = options.total_timeout.is_some() || options.expires_at.is_some();
         let key = options.key.clone();
         let id = rig.submit(options);
         if let Some(key) = key {
             self.ordered.insert(id, (key, delay > 0));
         }
         self.accepted.push(id);
+        if has_deadline {
+            self.unwanted.insert(id);
+        }
         if !is_kept {
             self.unkept.insert(id);
         }
@@ -254,7 +263,11 @@ impl World {
 
     fn lease(&mut self, rig: &mut Rig, rng: &mut fastrand::Rng) {
         let labels = if rng.bool() { gpu() } else { BTreeSet::new() };
-        let tasks = rig.lease_with("w", rng.usize(1..4), labels);
+        let tasks = if rng.u32(0..4) == 0 {
+            rig.offer("w")
+        } else {
+            rig.lease_with("w", rng.usize(1..4), labels)
+        };
         for task in &tasks {
             self.check_leased(task);
             self.check_order(rig, task.id);
@@ -424,4 +437,6 @@ fn accepted_tasks_survive_any_life() {
         let mut rig = world.heal(rig);
         world.check(&mut rig, seed);
     }
+    // A life without one of them tries less than it seems to.
+    edges::assert_all_taken();
 }
