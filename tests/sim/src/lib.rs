@@ -22,7 +22,7 @@ mod world;
 
 use std::time::Duration;
 
-pub use self::check::Broken;
+pub use self::{check::Broken, plan::Scenario};
 use self::{watch::Watch, world::World};
 
 /// Tasks that clients submit in one life, unless something else is asked for.
@@ -37,24 +37,41 @@ pub struct Life {
     pub hash: u64,
     /// Virtual time.
     pub took: Duration,
+    /// Tasks that a worker began.
+    pub n_begun: u64,
+    /// How often a task was begun that had been begun before.
+    pub n_again: u64,
+    /// How often a shard was claimed.
+    pub n_claims: u64,
 }
 
 /// Lives the life of a seed.
 #[must_use]
 pub fn live(seed: u64, n_tasks: u64) -> Life {
-    World::new(seed, n_tasks, Watch::new(false, false)).live()
+    live_as(seed, n_tasks, Scenario::Storm)
+}
+
+/// Lives the life of a seed in which only certain things happen.
+#[must_use]
+pub fn live_as(seed: u64, n_tasks: u64, scenario: Scenario) -> Life {
+    World::new(seed, n_tasks, scenario, Watch::new(false, false)).live()
 }
 
 /// The same, with every action of every member in the hash.
 #[must_use]
 pub fn live_thoroughly(seed: u64, n_tasks: u64) -> Life {
-    World::new(seed, n_tasks, Watch::new(true, false)).live()
+    World::new(seed, n_tasks, Scenario::Storm, Watch::new(true, false)).live()
 }
 
 /// The same, and what happened to the task whose promise was broken, in at most so many lines.
 #[must_use]
-pub fn live_and_tell(seed: u64, n_tasks: u64, n_lines: usize) -> (Life, String) {
-    let mut world = World::new(seed, n_tasks, Watch::new(false, true));
+pub fn live_and_tell(
+    seed: u64,
+    n_tasks: u64,
+    scenario: Scenario,
+    n_lines: usize,
+) -> (Life, String) {
+    let mut world = World::new(seed, n_tasks, scenario, Watch::new(false, true));
     let life = world.live();
     let task = life.broken.as_ref().and_then(|broken| broken.task);
     (life, world.watch.history(task, n_lines))

@@ -6,7 +6,9 @@
 
 use std::{process::ExitCode, time::Instant};
 
-const USAGE: &str = "usage: sim [--seeds N] [--from N] [--tasks N] [--first] [--lines N]";
+use sim::Scenario;
+
+const USAGE: &str = "usage: sim [--seeds N] [--from N] [--tasks N] [--scenario storm|moves|crashes] [--first] [--lines N]";
 
 /// What was asked for.
 #[derive(Debug)]
@@ -17,6 +19,7 @@ struct Wanted {
     /// Stop at the first promise that is broken.
     first: bool,
     n_lines: usize,
+    scenario: Scenario,
 }
 
 fn main() -> ExitCode {
@@ -28,9 +31,13 @@ fn main() -> ExitCode {
     let mut hours = 0.0;
     let mut n_broken = 0_u64;
     let mut n_lived = 0_u64;
+    let (mut n_begun, mut n_again, mut n_claims) = (0, 0, 0);
     for seed in wanted.from..wanted.from + wanted.n_seeds {
-        let life = sim::live(seed, wanted.n_tasks);
+        let life = sim::live_as(seed, wanted.n_tasks, wanted.scenario);
         n_lived += 1;
+        n_begun += life.n_begun;
+        n_again += life.n_again;
+        n_claims += life.n_claims;
         hours += life.took.as_secs_f64() / 3600.0;
         if life.broken.is_some() {
             n_broken += 1;
@@ -45,6 +52,7 @@ fn main() -> ExitCode {
         "{n_lived} seeds, {n_broken} broken, {hours:.1} simulated hours in {seconds:.1} s: {:.1} hours/s",
         hours / seconds
     );
+    println!("{n_begun} tasks begun, {n_again} times again, {n_claims} claims of shards");
     if n_broken == 0 {
         ExitCode::SUCCESS
     } else {
@@ -53,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn tell(seed: u64, wanted: &Wanted) {
-    let (life, history) = sim::live_and_tell(seed, wanted.n_tasks, wanted.n_lines);
+    let (life, history) = sim::live_and_tell(seed, wanted.n_tasks, wanted.scenario, wanted.n_lines);
     if let Some(broken) = life.broken {
         let task = broken
             .task
@@ -74,11 +82,21 @@ fn wanted() -> Option<Wanted> {
         n_tasks: sim::N_TASKS,
         first: false,
         n_lines: 60,
+        scenario: Scenario::Storm,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         if name == "--first" {
             wanted.first = true;
+            continue;
+        }
+        if name == "--scenario" {
+            wanted.scenario = match arguments.next()?.as_str() {
+                "storm" => Scenario::Storm,
+                "moves" => Scenario::Moves,
+                "crashes" => Scenario::Crashes,
+                _ => return None,
+            };
             continue;
         }
         let value: u64 = arguments.next()?.parse().ok()?;

@@ -13,6 +13,17 @@ use scheduler_core::{
 /// When every life begins.
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
+/// What happens in a life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// Anything.
+    Storm,
+    /// Nothing goes wrong, but shards move to other members all the time. All tasks work.
+    Moves,
+    /// Members crash, and nothing else goes wrong. All tasks work.
+    Crashes,
+}
+
 /// So many credits are never used up.
 pub(crate) const CREDITS_ENOUGH: u32 = 1_000_000;
 
@@ -55,6 +66,8 @@ pub(crate) struct Plan {
     pub(crate) offers: bool,
     /// From when to when whatever runs fails.
     pub(crate) outage: Option<(Timestamp, Timestamp)>,
+    /// Whether all tasks work at the first attempt.
+    pub(crate) is_easy: bool,
     /// Whether the pipelines have limits.
     pub(crate) is_limited: bool,
     /// The pool in which tenants compete, each with one pipeline.
@@ -65,7 +78,29 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The plan of a seed.
-    pub(crate) fn of(rng: &mut fastrand::Rng, n_tasks: u64) -> Self {
+    pub(crate) fn of(rng: &mut fastrand::Rng, n_tasks: u64, scenario: Scenario) -> Self {
+        let mut plan = Self::of_storm(rng, n_tasks);
+        let faults = match scenario {
+            Scenario::Storm => return plan,
+            Scenario::Moves => Faults {
+                n_moves: 1_000,
+                ..Faults::default()
+            },
+            Scenario::Crashes => Faults {
+                n_crashes: 40,
+                ..Faults::default()
+            },
+        };
+        plan.faults = faults;
+        plan.n_members = rng.usize(3..6);
+        plan.outage = None;
+        // Some workers never touch an offer, so that it is made again.
+        plan.offers = false;
+        plan.is_easy = true;
+        plan
+    }
+
+    fn of_storm(rng: &mut fastrand::Rng, n_tasks: u64) -> Self {
         let pool = (rng.u32(0..4) == 0).then(pool_name);
         let is_limited = pool.is_none() && rng.u32(0..4) == 0;
         let limits = if is_limited {
@@ -117,6 +152,7 @@ impl Plan {
             config,
             offers: rng.bool(),
             outage,
+            is_easy: false,
             is_limited,
             pool,
             pipelines,

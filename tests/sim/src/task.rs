@@ -115,6 +115,7 @@ pub(crate) fn some(
 ) -> (NewTask, bool) {
     let (kind, name) = match Kind::pick(rng) {
         (Kind::Stuck, _) if !may_stick => (Kind::Plain, "plain"),
+        (Kind::Stuck | Kind::Fails | Kind::Moody, _) if plan.is_easy => (Kind::Plain, "plain"),
         picked => picked,
     };
     let seconds = |n| Some(Duration::from_secs(n));
@@ -141,7 +142,7 @@ pub(crate) fn some(
         options.key = None;
     }
     match kind {
-        Kind::Slow => {
+        Kind::Slow if !plan.is_easy => {
             options.timeout = seconds(rng.u64(20..60)).filter(|_| rng.bool());
             options.heartbeat_timeout = seconds(rng.u64(15..60)).filter(|_| rng.bool());
         }
@@ -149,7 +150,7 @@ pub(crate) fn some(
             options.retry = Some(few_attempts(rng));
         }
         Kind::Plain if plan.outage.is_some() => options.retry = Some(few_attempts(rng)),
-        Kind::Plain | Kind::Stuck | Kind::Moody | Kind::Even => {}
+        Kind::Plain | Kind::Slow | Kind::Stuck | Kind::Moody | Kind::Even => {}
     }
     (new(&format!("{name}-{n}"), options), kind == Kind::Stuck)
 }

@@ -1,7 +1,7 @@
 //! What happened: hashed, kept for each task, and shown to every checker.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
@@ -25,6 +25,9 @@ pub(crate) struct Watch {
     lines: BTreeMap<Option<TaskId>, Vec<(Timestamp, String)>>,
     /// Whether lines are kept at all.
     keeps: bool,
+    begun: BTreeSet<TaskId>,
+    pub(crate) n_again: u64,
+    pub(crate) n_claims: u64,
 }
 
 impl Watch {
@@ -36,7 +39,14 @@ impl Watch {
             is_thorough,
             lines: BTreeMap::new(),
             keeps,
+            begun: BTreeSet::new(),
+            n_again: 0,
+            n_claims: 0,
         }
+    }
+
+    pub(crate) fn n_begun(&self) -> u64 {
+        self.begun.len() as u64
     }
 
     pub(crate) fn hash(&self) -> u64 {
@@ -56,6 +66,11 @@ impl Watch {
         fact.task().hash(&mut self.hasher);
         if self.keeps {
             self.keep(fact, truth.now);
+        }
+        match fact {
+            Fact::Began(_, held) => self.n_again += u64::from(!self.begun.insert(held.id)),
+            Fact::Started(..) => self.n_claims += 1,
+            _ => {}
         }
         self.look(|check| check.see(fact, truth));
     }

@@ -13,7 +13,7 @@ use crate::{
     log::Log,
     net::{End, Letter, Net},
     node::{self, Given, Node},
-    plan::{Plan, START},
+    plan::{Plan, START, Scenario},
     port::{Caller, Told, Visit, Waiter},
     queue::Queue,
     store::Store,
@@ -85,9 +85,9 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, n_tasks: u64, watch: Watch) -> Self {
+    pub(crate) fn new(seed: u64, n_tasks: u64, scenario: Scenario, watch: Watch) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let plan = Plan::of(&mut rng, n_tasks);
+        let plan = Plan::of(&mut rng, n_tasks, scenario);
         let members = (0..plan.n_members).map(|_| Node::absent(&plan.config));
         let members: Vec<_> = members.collect();
         let workers = (0..plan.n_workers)
@@ -143,6 +143,9 @@ impl World {
             broken: self.watch.broken.clone(),
             hash: self.watch.hash(),
             took: self.now.since(START),
+            n_begun: self.watch.n_begun(),
+            n_again: self.watch.n_again,
+            n_claims: self.watch.n_claims,
         }
     }
 
