@@ -135,6 +135,10 @@ impl Plan {
         if outage.is_some() {
             config.discard_credits = rng.u32(1..12);
         }
+        if pool.is_some() {
+            // A tenant with fewer tasks in memory than its share of all slots could not use that.
+            config.window_tasks_max = config.window_tasks_max.max(120);
+        }
         for pipeline in pipelines.iter().filter(|_| pool.is_some()) {
             let tenant = pipeline.path.tenant.clone();
             config.tenant_weights.insert(tenant, rng.u32(1..5));
