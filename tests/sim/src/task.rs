@@ -127,7 +127,8 @@ pub(crate) fn some(rng: &mut fastrand::Rng, n: u64, now: Timestamp) -> NewTask {
     new(&format!("{name}-{n}"), options)
 }
 
-fn ordering_key(n: u32) -> OrderingKey {
+/// One of a few ordering keys.
+pub(crate) fn ordering_key(n: u32) -> OrderingKey {
     let name = format!("line-{n}");
     let key = name.as_str().try_into();
     key.unwrap_or_else(|err| unreachable!("a key of our own: {err}"))
