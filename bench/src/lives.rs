@@ -79,6 +79,7 @@ impl Bench {
                 running: Vec::new(),
                 next_due_at: None,
                 has_keyed: false,
+                cancels: Vec::new(),
                 released: true,
             },
             Bounds {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Epoch, Error, IdempotencyKey, LeaseLost, Offset, ShardId, Slot, TaskId,
+    CancelProgress, Epoch, Error, IdempotencyKey, LeaseLost, Offset, ShardId, Slot, TaskId,
     call::{Held, Leased},
     explain::Waiting,
     member::AllNews,
@@ -74,6 +74,8 @@ pub enum Answer {
     Renewed(Result<Duration, Error>),
     /// To a cancel: it is durable.
     Cancelled(Result<(), Error>),
+    /// To a bulk cancel: it is durable, and so far.
+    CancelledMany(Result<CancelProgress, Error>),
     /// To a redrive: it is durable.
     Redriven(Result<(), Error>),
     /// To a submit with an idempotency key: the first task with that key, and whether this is a repetition.

@@ -46,6 +46,7 @@
 
 pub mod action;
 mod call;
+mod cancel;
 mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -73,13 +74,15 @@ pub mod watermark;
 
 #[cfg(feature = "driver")]
 pub use self::scheduler::{
-    Deleted, FrontPorts, Halted, Ports, Redrive, RedriveMany, Redriving, Scheduler,
+    BulkCancel, CancelMany, CancelPreview, Deleted, FrontPorts, Halted, Ports, Redrive,
+    RedriveMany, Redriving, Scheduler,
 };
 pub use self::{
     call::{
         Beat, Heartbeat, Held, Leased, LeasedTask, ListTasks, Poll, Report, Submit, Submitted,
         TaskPage, TaskView,
     },
+    cancel::{CancelFilter, CancelProgress, CancelRequest, CancelRule},
     config::Config,
     error::{Error, Invalid, LeaseLost},
     id::{
@@ -93,8 +96,8 @@ pub use self::{
     pipeline::{Mode, Pipeline, PipelineSpec, Revision, Step},
     port::store::StateName,
     task::{
-        ErrorCode, Failure, GroupName, IdempotencyKey, Label, OrderingKey, Outcome, Priority,
-        Retention, TaskOptions,
+        CancelId, ErrorCode, Failure, GroupName, IdempotencyKey, Label, OrderingKey, Outcome,
+        Priority, Retention, TaskOptions,
     },
     time::Timestamp,
 };

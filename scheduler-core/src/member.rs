@@ -3,6 +3,7 @@
 //! Pure like the machines below it: an [`Event`] and `now` in, [`Action`]s out. The driver carries
 //! actions to the ports and brings their results back as events.
 
+mod call;
 mod claim;
 mod dispatch;
 mod doubt;
@@ -26,9 +27,9 @@ pub use self::{
     seek::{AllNews, News, Sought},
 };
 use crate::{
-    Config, Epoch, Error, IdempotencyKey, Offset, OrderingKey, Outcome, Pipeline, PipelineNumber,
-    ShardId, Slot, TaskId, Timestamp,
-    action::{Action, Answer, CallId},
+    CancelRequest, Config, Epoch, IdempotencyKey, Offset, OrderingKey, Outcome, Pipeline,
+    PipelineNumber, ShardId, Slot, TaskId, Timestamp,
+    action::{Action, CallId},
     call::{Beat, Held, LeasedTask, Poll},
     port::{
         FailureKind,
@@ -108,6 +109,8 @@ pub enum Call {
     Renew(Vec<Beat>),
     /// The end of a task.
     Cancel(TaskId),
+    /// The end of many tasks of a shard.
+    CancelMany(ShardId, CancelRequest),
     /// A discarded task is to run again.
     Redrive(TaskId),
     /// A new task with an idempotency key.
@@ -397,89 +400,6 @@ impl Member {
                 }
             }
         }
-    }
-
-    fn call(&mut self, id: CallId, call: Call, now: Timestamp, out: &mut Vec<Action>) {
-        match call {
-            Call::Poll(fleet, poll) => self.poll(id, fleet, poll, now, out),
-            Call::Seek(sought, wait) => self.seek(id, sought, wait, now, out),
-            Call::Report(reports) => {
-                for (part, (held, outcome)) in (0..).zip(reports) {
-                    let to = (id, part);
-                    if self.shards.contains_key(&held.id.shard) {
-                        self.with_shard(held.id.shard, now, |shard| {
-                            shard.report(to, held, outcome, now, out);
-                        });
-                    } else {
-                        let answer = Answer::Reported(Err(Error::moved()));
-                        out.push(Action::Answer(id, part, answer));
-                    }
-                }
-            }
-            Call::Renew(heartbeats) => {
-                for (part, (held, from_handler, progress)) in (0..).zip(heartbeats) {
-                    let to = (id, part);
-                    if self.shards.contains_key(&held.id.shard) {
-                        self.with_shard(held.id.shard, now, |shard| {
-                            shard.renew(to, held, from_handler, progress, now, out);
-                        });
-                    } else {
-                        let answer = Answer::Renewed(Err(Error::moved()));
-                        out.push(Action::Answer(id, part, answer));
-                    }
-                }
-            }
-            Call::Cancel(task) if self.shards.contains_key(&task.shard) => {
-                self.with_shard(task.shard, now, |shard| {
-                    shard.cancel(id, task.offset, now, out)
-                });
-            }
-            Call::SubmitKeyed(shard, key, task) if self.shards.contains_key(&shard) => {
-                self.with_shard(shard, now, |shard| shard.submit_keyed(id, key, task, out));
-            }
-            Call::Redrive(task) if self.shards.contains_key(&task.shard) => {
-                self.with_shard(task.shard, now, |shard| {
-                    shard.redrive(id, task.offset, now, out)
-                });
-            }
-            Call::Cancel(TaskId { shard, .. })
-            | Call::Redrive(TaskId { shard, .. })
-            | Call::SubmitKeyed(shard, ..) => {
-                if self.ownership.is_coming(shard) && !self.stopping {
-                    self.defer(shard, id, Deferred::Call(call));
-                } else {
-                    self.refuse_absent(id, &call, out);
-                }
-            }
-            Call::See(tasks) => {
-                for (part, task) in (0..).zip(tasks) {
-                    if self.ownership.is_coming(task.shard) && !self.stopping {
-                        self.defer(task.shard, id, Deferred::Look(part, task));
-                    } else {
-                        self.look((id, part), task, now, out);
-                    }
-                }
-            }
-            Call::Count(shards, listed) => {
-                let counts = self.count(&shards, listed.as_ref(), now);
-                out.push(Action::Answer(id, 0, Answer::Counted(counts)));
-            }
-        }
-    }
-
-    fn defer(&mut self, id: ShardId, call: CallId, deferred: Deferred) {
-        self.deferred.entry(id).or_default().push((call, deferred));
-    }
-
-    /// Answers a call for one task of a shard that is not here.
-    fn refuse_absent(&self, id: CallId, call: &Call, out: &mut Vec<Action>) {
-        let moved = Err(Error::moved());
-        let answer = match call {
-            Call::Cancel(_) => Answer::Cancelled(moved),
-            Call::Redrive(_) => Answer::Redriven(moved),
-            _ => Answer::Submitted(Err(Error::moved())),
-        };
-        out.push(Action::Answer(id, 0, answer));
     }
 
     fn epoch_of(&self, id: ShardId) -> Option<Epoch> {

@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    Error, IdempotencyKey, Outcome, PipelineNumber, ShardId, TaskId,
+    CancelProgress, CancelRequest, Error, IdempotencyKey, Outcome, PipelineNumber, ShardId, TaskId,
     action::{Counts, Seen},
     call::{Beat, Held, Leased, Poll},
     member::{AllNews, InMemory, Sought},
@@ -30,6 +30,13 @@ pub trait Owner: Debug + Send + Sync {
 
     /// Cancels a task; answered when that is durable.
     async fn cancel(&self, id: TaskId) -> Result<(), Error>;
+
+    /// Cancels many tasks of a shard; answered when that is durable.
+    async fn cancel_many(
+        &self,
+        shard: ShardId,
+        request: CancelRequest,
+    ) -> Result<CancelProgress, Error>;
 
     /// Lets a discarded task run again; answered when that is durable.
     async fn redrive(&self, id: TaskId) -> Result<(), Error>;

@@ -1,5 +1,6 @@
 //! The one handle over everything, of which HTTP, gRPC and in-process workers are skins.
 
+mod cancel;
 mod deletion;
 mod directory;
 mod gather;
@@ -20,6 +21,7 @@ use std::{
 use tokio::sync::watch;
 
 pub use self::{
+    cancel::{BulkCancel, CancelMany, CancelPreview},
     deletion::Deleted,
     redrive::{Halted, Redrive, RedriveMany, Redriving},
 };

@@ -3,6 +3,8 @@
 //! It decides what is handed out, saved, shown and forgotten. It does no I/O: what must be read or
 //! written goes out as [`Action`]s. Ownership, lanes and polls are the member's.
 
+mod ack;
+mod cancel;
 mod explain;
 mod key;
 mod lease;
@@ -24,6 +26,7 @@ mod window;
 use std::collections::{BTreeMap, VecDeque};
 
 use self::{
+    cancel::Cancels,
     key::KeyState,
     limit::{Closed, Gauge},
     load::Loading,
@@ -104,6 +107,7 @@ pub struct Shard {
     find_at: Timestamp,
     loading: BTreeMap<Offset, Loading>,
     due: Due,
+    cancels: Cancels,
     settled: settled::Settled,
     trim: trim::Trim,
 }
@@ -165,6 +169,7 @@ impl Shard {
             find_at: now,
             loading: BTreeMap::new(),
             due: Due::new(claimed.next_due_at),
+            cancels: Cancels::new(claimed.cancels),
             settled: settled::Settled::new(config.settled_max),
             trim: trim::Trim::new(),
             config,
@@ -432,13 +437,18 @@ impl Shard {
     #[must_use]
     pub fn wake_at(&self) -> Option<Timestamp> {
         let adoption = (!self.adopting.is_empty()).then_some(self.adopt_until);
-        let due = self.due.wake_at(!self.is_full);
+        let due = self
+            .due
+            .wake_at(!self.is_full && !self.cancels.is_reading());
         let keys = (!self.unfound.is_empty()).then_some(self.find_at);
         let timers = self.timers.next_at();
         let starts = self.start_at();
         let (groups, order) = (self.ready.refill_at(), self.order.wake_at());
         let trim = self.trim.wake_at();
-        let wakes = [timers, adoption, due, keys, starts, groups, order, trim];
+        let sweep = self.cancels.wake_at();
+        let wakes = [
+            timers, adoption, due, keys, starts, groups, order, trim, sweep,
+        ];
         wakes.into_iter().flatten().min()
     }
 

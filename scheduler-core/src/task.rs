@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use self::options::{
-    ErrorCode, GroupName, IdempotencyKey, Label, OrderingKey, Priority, Retention, TaskOptions,
+    CancelId, ErrorCode, GroupName, IdempotencyKey, Label, OrderingKey, Priority, Retention,
+    TaskOptions,
 };
 use crate::{LeaseToken, Timestamp, WorkerId};
 

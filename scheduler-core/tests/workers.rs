@@ -12,9 +12,10 @@ use std::{
 
 use async_trait::async_trait;
 use scheduler_core::{
-    Beat, Config, Error, FrontPorts, Heartbeat, Held, IdempotencyKey, LeaseLost, Leased,
-    LeasedTask, Outcome, Partition, PipelineNumber, PipelinePath, PipelineSpec, Poll, Ports,
-    Report, Scheduler, ShardId, Slot, StateName, Submit, TaskId, TaskOptions, Timestamp,
+    Beat, CancelProgress, CancelRequest, Config, Error, FrontPorts, Heartbeat, Held,
+    IdempotencyKey, LeaseLost, Leased, LeasedTask, Outcome, Partition, PipelineNumber,
+    PipelinePath, PipelineSpec, Poll, Ports, Report, Scheduler, ShardId, Slot, StateName, Submit,
+    TaskId, TaskOptions, Timestamp,
     action::{Counts, Seen},
     member::{AllNews, InMemory, Sought},
     memory::{self, ManualClock},
@@ -85,6 +86,14 @@ impl Owner for Counted {
 
     async fn cancel(&self, id: TaskId) -> Result<(), Error> {
         self.member.cancel(id).await
+    }
+
+    async fn cancel_many(
+        &self,
+        shard: ShardId,
+        request: CancelRequest,
+    ) -> Result<CancelProgress, Error> {
+        self.member.cancel_many(shard, request).await
     }
 
     async fn redrive(&self, id: TaskId) -> Result<(), Error> {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use prost_types::Timestamp as WireTime;
 use scheduler_core::{
-    ApplicationPath, Deleted, Error, Heartbeat, Leased, ListTasks, Pipeline, PipelinePath,
-    PipelineSpec, Poll, RedriveMany, Redriving, Report, Revision, Submit, Submitted, TaskId,
-    TaskPage, TaskView, TenantName, port::catalog::Application,
+    ApplicationPath, BulkCancel, CancelFilter, CancelMany, CancelPreview, Deleted, Error,
+    Heartbeat, Leased, ListTasks, Pipeline, PipelinePath, PipelineSpec, Poll, RedriveMany,
+    Redriving, Report, Revision, Submit, Submitted, TaskId, TaskPage, TaskView, TenantName,
+    port::catalog::Application,
 };
 use tonic::{
     Request,
@@ -315,6 +316,38 @@ impl Client {
         let request = pb::CancelTaskRequest { id: id.to_string() };
         let answer = call!(self.TaskServiceClient.cancel(request, CALL_TIMEOUT))?;
         convert::task_view(&self.tenant, answer)
+    }
+
+    /// Cancels all tasks of a pipeline that fit a filter and were accepted before the call; answered when that is durable.
+    ///
+    /// # Errors
+    /// As the server says. The same call with the same id goes on.
+    pub async fn cancel_many(
+        &self,
+        path: &PipelinePath,
+        wish: CancelMany,
+    ) -> Result<BulkCancel, Error> {
+        let request = convert::cancel_request(path, wish);
+        let answer = call!(self.TaskServiceClient.cancel_many(request, CALL_TIMEOUT))?;
+        convert::bulk_cancel(answer)
+    }
+
+    /// Counts what a bulk cancel would be about, and changes nothing.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub async fn preview_cancel(
+        &self,
+        path: &PipelinePath,
+        filter: CancelFilter,
+    ) -> Result<CancelPreview, Error> {
+        let request = pb::PreviewCancelRequest {
+            application: path.application.to_string(),
+            pipeline: path.pipeline.to_string(),
+            filter: Some(filter.into()),
+        };
+        let answer = call!(self.TaskServiceClient.preview_cancel(request, CALL_TIMEOUT))?;
+        convert::cancel_preview(answer)
     }
 
     /// Lists tasks.

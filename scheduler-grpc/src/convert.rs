@@ -3,6 +3,7 @@
 //! Where a wire type lacks what the core's needs (the tenant is in the request's headers), a
 //! function stands in for `TryFrom` and takes it.
 
+mod cancel;
 mod member;
 mod pipeline;
 mod redrive;
@@ -14,6 +15,7 @@ mod worker;
 use scheduler_core::{Error, Invalid};
 
 pub use self::{
+    cancel::owned_cancel,
     member::{count, logged_task, shard},
     pipeline::{application, pipeline},
     seek::{all_news, lease_owned},
@@ -22,6 +24,10 @@ pub use self::{
     worker::{heartbeat_results, leased},
 };
 
+#[cfg(feature = "server")]
+pub(crate) use self::cancel::filter;
+#[cfg(feature = "client")]
+pub(crate) use self::cancel::{bulk_cancel, cancel_preview, cancel_request};
 pub(crate) use self::pipeline::deleted;
 #[cfg(feature = "client")]
 pub(crate) use self::redrive::{redrive_request, redriving};

@@ -4,8 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
-    Config, Deleted, Error, FrontPorts, Heartbeat, Held, Leased, ListTasks, Outcome, PipelinePath,
-    PipelineSpec, Poll, Report, Scheduler, StateName, Submit, TaskOptions, memory,
+    CancelFilter, CancelMany, Config, Deleted, Error, FrontPorts, Heartbeat, Held, Leased,
+    ListTasks, Outcome, PipelinePath, PipelineSpec, Poll, Report, Scheduler, StateName, Submit,
+    TaskOptions, memory,
 };
 use scheduler_grpc::{
     client::MemberClients,
@@ -94,6 +95,26 @@ async fn keys_looks_lists_waits_and_cancels_go_to_the_member() {
     assert_eq!((page.tasks.len(), page.backlog), (2, 0));
     let cancelled = front.cancel(tenant, other.id).await.unwrap();
     assert_eq!(cancelled.state, StateName::Cancelled);
+    let mut wish = CancelMany {
+        filter: CancelFilter {
+            metadata: [("of".to_owned(), "me".to_owned())].into(),
+            ..CancelFilter::default()
+        },
+        ..CancelMany::default()
+    };
+    let mut submit = Submit::new("{}");
+    submit.options.metadata = wish.filter.metadata.clone();
+    let mine = front.submit(&path, submit).await.unwrap();
+    loop {
+        let bulk = front.cancel_many(&path, wish.clone()).await.unwrap();
+        wish.id = Some(bulk.id);
+        if bulk.progress.is_over {
+            assert_eq!(bulk.progress.n_cancelled, 1);
+            break;
+        }
+    }
+    let seen = front.get(tenant, mine.id).await.unwrap();
+    assert_eq!(seen.state, StateName::Cancelled);
     let waiting = tokio::spawn({
         let (front, tenant) = (front.clone(), tenant.clone());
         async move { front.wait(&tenant, first.id, SOON).await.unwrap() }

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use scheduler_core::{
-    ApplicationPath, Config, Error, ErrorCode, Failure, Heartbeat, Held, LeaseLost, ListTasks,
-    Outcome, PipelinePath, PipelineSpec, Poll, RedriveMany, Report, Revision, Scheduler, StateName,
-    Submit, TaskOptions, memory,
+    ApplicationPath, CancelFilter, CancelMany, Config, Error, ErrorCode, Failure, Heartbeat, Held,
+    LeaseLost, ListTasks, Outcome, PipelinePath, PipelineSpec, Poll, RedriveMany, Report, Revision,
+    Scheduler, StateName, Submit, TaskOptions, memory,
 };
 use scheduler_grpc::{
     client::{Client, connect},
@@ -100,6 +100,45 @@ async fn a_task_goes_all_the_way_over_the_wire() {
     );
     let listed = client.list(&path, ListTasks::default()).await.unwrap();
     assert_eq!((listed.tasks, listed.backlog), (vec![ended], 0));
+}
+
+#[tokio::test]
+async fn many_tasks_are_counted_and_then_cancelled_under_an_id() {
+    let Served { client, path, .. } = serve(Access::TenantRequired).await;
+    client.create_pipeline(&path, &spec()).await.unwrap();
+    for priority in [1, 2] {
+        let mut submit = Submit::new("{}");
+        submit.options.group = Some("g".try_into().unwrap());
+        submit.options.priority = Some(priority.try_into().unwrap());
+        client.submit(&path, submit).await.unwrap();
+    }
+    let filter = CancelFilter {
+        group: Some("g".try_into().unwrap()),
+        states: [StateName::Available].into(),
+        ..CancelFilter::default()
+    };
+    let preview = client.preview_cancel(&path, filter.clone()).await.unwrap();
+    let n_found = preview.n_found.get(&StateName::Available).unwrap_or(&0);
+    assert_eq!(n_found + preview.n_backlog_max, 2);
+    let mut wish = CancelMany {
+        filter,
+        all: false,
+        id: Some("mistake".try_into().unwrap()),
+    };
+    let done = loop {
+        let bulk = client.cancel_many(&path, wish.clone()).await.unwrap();
+        if bulk.progress.is_over {
+            break bulk;
+        }
+    };
+    assert_eq!(
+        (done.id.as_str(), done.progress.n_cancelled),
+        ("mistake", 2)
+    );
+    wish.filter = CancelFilter::default();
+    wish.id = None;
+    let refused = client.cancel_many(&path, wish).await;
+    assert!(matches!(refused, Err(Error::Invalid(fault)) if fault.field == "filter"));
 }
 
 #[tokio::test]

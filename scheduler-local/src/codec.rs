@@ -3,11 +3,13 @@
 //! A blob is a version byte, fields, and the CRC-32 of all before it. Numbers are LEB128; bytes and
 //! lists have their length before them; what may be absent has a byte 0 or 1 before it.
 
+mod cancel;
 mod options;
 mod record;
 mod task;
 
 pub(crate) use self::{
+    cancel::{decode_cancels, encode_cancels},
     options::{decode_options, encode_options},
     record::{BatchBlob, BatchRows, encode_record},
     task::{decode_task, encode_task},

@@ -120,6 +120,6 @@ pub(crate) fn read_failed(operation: &'static str) -> impl Fn(sqlx::Error) -> Po
 }
 
 /// A stored row that cannot be understood.
-pub(crate) fn damaged(operation: &'static str) -> impl Fn(crate::codec::Unreadable) -> PortError {
+pub(crate) fn damaged<E: Into<BoxError>>(operation: &'static str) -> impl Fn(E) -> PortError {
     move |err| PortError::new(operation, FailureKind::Damaged).caused_by(err)
 }

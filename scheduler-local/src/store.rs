@@ -21,7 +21,7 @@ use scheduler_core::{
 use sqlx::SqlitePool;
 
 use crate::{
-    codec::encode_task,
+    codec::{encode_cancels, encode_task},
     key::{offset_key, time_key},
     writer::{DoneRow, IdempotencyRow, Op, Outcome, PartRows, TaskRow, Writer},
 };
@@ -81,6 +81,10 @@ fn part_rows(part: &ShardFlush) -> PartRows {
             .map(|offset| offset_key(*offset))
             .collect(),
         keys: keys.collect(),
+        cancels: part
+            .cancels
+            .as_ref()
+            .map(|rules| encode_cancels(rules).into()),
     }
 }
 
@@ -109,7 +113,13 @@ fn rows_len(parts: &[PartRows]) -> usize {
     };
     let len = |part: &PartRows| {
         let bodies: usize = part.tasks.iter().map(task_len).sum();
-        bodies + part.done.len() * 160 + part.forgotten.len() * 8 + part.keys.len() * 160 + 128
+        let cancels = part.cancels.as_ref().map_or(0, |cancels| cancels.len());
+        bodies
+            + cancels
+            + part.done.len() * 160
+            + part.forgotten.len() * 8
+            + part.keys.len() * 160
+            + 128
     };
     parts.iter().map(len).sum()
 }

@@ -219,5 +219,6 @@ fn part(shard: ShardId, number: u64) -> ShardFlush {
         tasks: Vec::new(),
         forgotten: Vec::new(),
         keys: Vec::new(),
+        cancels: None,
     }
 }

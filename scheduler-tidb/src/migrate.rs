@@ -12,10 +12,11 @@ use crate::{
 };
 
 /// All migrations, oldest first. One that was released is never changed.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../migrations/0001_initial.sql"),
     include_str!("../migrations/0002_mode.sql"),
     include_str!("../migrations/0003_keys_limits.sql"),
+    include_str!("../migrations/0004_cancels.sql"),
 ];
 /// DDL waits for every server of the cluster.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -3,7 +3,8 @@
 mod json;
 
 pub(crate) use self::json::{
-    decode_limits, decode_options, decode_steps, encode_limits, encode_options, encode_steps,
+    decode_cancels, decode_limits, decode_options, decode_steps, encode_cancels, encode_limits,
+    encode_options, encode_steps,
 };
 
 use bytes::Bytes;

@@ -194,6 +194,7 @@ pub(crate) fn part(shard: ShardId, epoch: Epoch, number: u64) -> ShardFlush {
         tasks: Vec::new(),
         forgotten: Vec::new(),
         keys: Vec::new(),
+        cancels: None,
     }
 }
 

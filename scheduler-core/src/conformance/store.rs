@@ -1,5 +1,6 @@
 //! Cases of the store's port.
 
+mod cancels;
 mod claim;
 mod flush;
 mod keyed;
@@ -8,7 +9,7 @@ mod read;
 use super::Home;
 use crate::port::TaskStore;
 
-pub use self::{claim::*, flush::*, keyed::*, read::*};
+pub use self::{cancels::*, claim::*, flush::*, keyed::*, read::*};
 
 /// What every case gets.
 type At<'a> = &'a dyn Home<dyn TaskStore>;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::Handle;
 use crate::{
-    Error, IdempotencyKey, Outcome, PipelineNumber, ShardId, TaskId,
+    CancelProgress, CancelRequest, Error, IdempotencyKey, Outcome, PipelineNumber, ShardId, TaskId,
     action::{Answer, Counts, Seen},
     call::{Beat, Held, Leased, Poll},
     member::{AllNews, Call, Fleet, InMemory, Sought},
@@ -39,6 +39,17 @@ impl Owner for Handle {
     async fn cancel(&self, id: TaskId) -> Result<(), Error> {
         match self.ask(Call::Cancel(id)).await? {
             Answer::Cancelled(answer) => answer,
+            _ => Err(misfit()),
+        }
+    }
+
+    async fn cancel_many(
+        &self,
+        shard: ShardId,
+        request: CancelRequest,
+    ) -> Result<CancelProgress, Error> {
+        match self.ask(Call::CancelMany(shard, request)).await? {
+            Answer::CancelledMany(answer) => answer,
             _ => Err(misfit()),
         }
     }

@@ -1,5 +1,6 @@
 //! What a member promises, each with a test that tries to break it.
 
+mod cancel;
 mod ends;
 mod fair;
 mod models;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::lock;
 use crate::{
-    Epoch, IdempotencyKey, Offset, OrderingKey, PipelineNumber, ShardId, Timestamp,
+    CancelRule, Epoch, IdempotencyKey, Offset, OrderingKey, PipelineNumber, ShardId, Timestamp,
     port::{
         Clock, FailureKind, PortError, TaskStore,
         store::{
@@ -44,6 +44,7 @@ struct Shard {
     keyed: BTreeSet<(OrderingKey, Offset)>,
     keys: HashMap<IdempotencyKey, KeyRow>,
     key_times: BTreeSet<(Timestamp, IdempotencyKey)>,
+    cancels: Vec<CancelRule>,
 }
 
 impl Store {
@@ -74,6 +75,7 @@ impl Shard {
             keyed: BTreeSet::new(),
             keys: HashMap::new(),
             key_times: BTreeSet::new(),
+            cancels: Vec::new(),
         }
     }
 
@@ -101,6 +103,7 @@ impl Shard {
                 .collect(),
             next_due_at: self.parked.first().map(|(due_at, _)| *due_at),
             has_keyed: !self.keyed.is_empty(),
+            cancels: self.cancels.clone(),
             released: std::mem::replace(&mut self.released, false),
         })
     }
@@ -129,6 +132,9 @@ impl Shard {
         for row in &part.keys {
             self.key_times.insert((row.keep_until, row.key.clone()));
             self.keys.insert(row.key.clone(), row.clone());
+        }
+        if let Some(cancels) = &part.cancels {
+            self.cancels.clone_from(cancels);
         }
         self.expire(now);
         Flushed::Saved

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    Epoch, IdempotencyKey, LeaseToken, Offset, PipelineNumber, ShardId, Timestamp, WorkerId,
+    CancelRule, Epoch, IdempotencyKey, LeaseToken, Offset, PipelineNumber, ShardId, Timestamp,
+    WorkerId,
     port::{PortError, log::NewTask},
     task::{AttemptError, OrderingKey},
     watermark::DoneChunk,
@@ -203,6 +204,8 @@ pub struct Claimed {
     pub next_due_at: Option<Timestamp>,
     /// Whether tasks with an ordering key may be stored that have not ended. MAY be true without any.
     pub has_keyed: bool,
+    /// The bulk cancels as they were saved last.
+    pub cancels: Vec<CancelRule>,
     /// Whether the owner before released the shard, so that no lease exists that is not stored.
     pub released: bool,
 }
@@ -228,6 +231,8 @@ pub struct ShardFlush {
     pub forgotten: Vec<Offset>,
     /// Idempotency keys to save.
     pub keys: Vec<KeyRow>,
+    /// All bulk cancels of the shard, in place of those saved before, if anything of them changed.
+    pub cancels: Option<Vec<CancelRule>>,
 }
 
 /// What became of one part of a flush.

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use self::spread::Spread;
 use super::unreachable_port;
 use crate::{
-    Error, IdempotencyKey, Outcome, ShardId, TaskId,
+    CancelProgress, CancelRequest, Error, IdempotencyKey, Outcome, ShardId, TaskId,
     action::{Counts, Seen},
     call::{Beat, Held},
     driver::Handle,
@@ -103,6 +103,18 @@ impl Route {
     pub(super) async fn cancel(&self, id: TaskId) -> Result<(), Error> {
         self.ask_one(id.shard, |owner| async move { owner.cancel(id).await })
             .await
+    }
+
+    pub(super) async fn cancel_many(
+        &self,
+        shard: ShardId,
+        request: CancelRequest,
+    ) -> Result<CancelProgress, Error> {
+        self.ask_one(shard, |owner| {
+            let request = request.clone();
+            async move { owner.cancel_many(shard, request).await }
+        })
+        .await
     }
 
     pub(super) async fn redrive(&self, id: TaskId) -> Result<(), Error> {

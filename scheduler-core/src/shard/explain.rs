@@ -47,6 +47,7 @@ impl Shard {
                 let until = self.adopt_until;
                 return Some(Blocker::Adoption { until });
             }
+            Hold::Cancel => return Some(Blocker::Saving),
             Hold::Aside(until) => return Some(Blocker::Aside { until }),
             Hold::None | Hold::Behind => {}
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     Shard,
-    save::Ack,
+    ack::Ack,
     window::{Hold, SlotRef},
 };
 use crate::{
@@ -358,6 +358,17 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Whether there is a record below `below` of which it is not known yet whether it is a task.
+    pub(super) fn has_unknown_below(&self, below: Offset) -> bool {
+        self.keys.values().any(|state| match state {
+            KeyState::Finding(waiting) | KeyState::Appending(waiting) => {
+                let mut records = waiting.records.iter();
+                records.any(|(_, offset, _)| *offset < below)
+            }
+            KeyState::Held { first, .. } => first.is_some_and(|(_, offset, _)| offset < below),
+        })
     }
 
     /// Gives up all submits that wait for a key.

@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::{
     Shard,
+    ack::Ack,
     load::Op,
     ready::{First, Offer},
-    save::Ack,
     settled::Lapsed,
     window::{Hold, SlotRef},
 };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Shard,
-    save::Ack,
+    ack::Ack,
     settled::Lapsed,
     window::{Entry, SlotRef},
 };
@@ -98,6 +98,7 @@ impl Shard {
             loading.is_stale = true;
         }
         self.due.left_memory(offset);
+        self.cancels.left_memory(offset);
     }
 
     /// Does the calls that waited for this task.
@@ -306,6 +307,12 @@ impl Shard {
     }
 
     fn redrive_at(&mut self, at: SlotRef, to: CallId, now: Timestamp, out: &mut Vec<Action>) {
+        if self.is_being_cancelled(at) {
+            let what = "a bulk cancel that covers the task is not over; redrive it when that is";
+            let refused = Err(Error::WrongState(what.to_owned()));
+            out.push(Action::Answer(to, 0, Answer::Redriven(refused)));
+            return;
+        }
         let redriven = Event::Redriven;
         if self
             .transition(at, redriven, Some(Ack::Redrive(to)), now, out)

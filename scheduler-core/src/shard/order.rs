@@ -307,6 +307,7 @@ impl Order {
 impl Shard {
     /// Lets the next task of each key go on whose line has changed.
     pub fn stir(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        self.run_cancels(now, out);
         if now >= self.order.read_at {
             let mut unread = std::mem::take(&mut self.order.unread);
             self.order.stirred.append(&mut unread);

@@ -84,6 +84,10 @@ impl Due {
         self.next_at.is_some() || self.reading.is_some()
     }
 
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
     pub(super) fn wake_at(&self, has_room: bool) -> Option<Timestamp> {
         let idle = self.reading.is_none() && has_room;
         self.next_at
@@ -110,6 +114,7 @@ impl Due {
 impl Shard {
     /// Sends a task on to where its state belongs: the ready queue, a timer, or out of memory.
     pub(super) fn place(&mut self, at: SlotRef, now: Timestamp) {
+        let is_taken = self.take_for_cancel(at);
         let Some(entry) = self.window.get_mut(at) else {
             return;
         };
@@ -118,11 +123,11 @@ impl Shard {
             self.timers.arm(at.slot, deadline);
             return;
         }
-        if entry.is_unsaved() {
+        if is_taken || entry.is_unsaved() {
             return;
         }
         match (entry.hold, &entry.task.state) {
-            (Hold::Key | Hold::Adoption, _)
+            (Hold::Key | Hold::Adoption | Hold::Cancel, _)
             | (_, State::Running(_) | State::Ended { .. })
             | (Hold::Behind, State::Scheduled { .. } | State::Retryable { .. }) => {}
             (Hold::Aside(until), _) => self.leave_aside(at, until, now),
@@ -268,7 +273,9 @@ impl Shard {
 
     /// Asks for parked tasks that are due, if there is room for them.
     pub(super) fn read_due(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        if self.due.wake_at(!self.is_full).is_none_or(|at| at > now) {
+        // One page is read at a time, so that it is clear whose it is.
+        let wake_at = self.due.wake_at(!self.is_full);
+        if self.cancels.is_reading() || wake_at.is_none_or(|at| at > now) {
             return;
         }
         let (n_free, bytes_free) = self.room();
@@ -288,6 +295,10 @@ impl Shard {
 
     /// Takes a page of parked tasks, or notes that it could not be read.
     pub fn due_read(&mut self, page: Option<DueTasks>, now: Timestamp) {
+        if self.cancels.is_reading() {
+            self.swept(page, now);
+            return;
+        }
         let Some(reading) = self.due.reading.take() else {
             return;
         };

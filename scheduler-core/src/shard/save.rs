@@ -4,13 +4,14 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{
     Shard,
+    ack::Ack,
+    cancel::Cancels,
     order::Order,
     window::{Entry, Hold, SlotRef},
 };
 use crate::{
-    Error, LeaseLost, Offset, Retention, TaskId, Timestamp,
-    action::{Action, Answer, CallId},
-    call::Held,
+    CancelRule, Offset, Retention, TaskId, Timestamp,
+    action::Action,
     port::store::{Ending, KeyRow, Parked, ShardFlush, StoredState, StoredTask},
     task::state::{Rules, State, Task},
 };
@@ -19,19 +20,6 @@ use crate::{
 const PART_BYTES_MAX: usize = 4 << 20;
 /// How long a dead letter of a pipeline that keeps no results is kept.
 const DEAD_LETTER_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// Who is told when a flush is durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ack {
-    Report((CallId, u32)),
-    Cancel(CallId),
-    Redrive(CallId),
-    /// The cancel came too late, which may be said only now.
-    CancelRefused(CallId),
-    Submit(CallId, TaskId, bool),
-    /// A worker whose lease ended with its task.
-    Lost(Held, LeaseLost),
-}
 
 #[derive(Debug)]
 struct Save {
@@ -60,6 +48,7 @@ struct InFlight {
     slots: Vec<SlotRef>,
     acks: Vec<Ack>,
     keys: Vec<KeyRow>,
+    cancels: Option<Vec<CancelRule>>,
     watermark: Offset,
 }
 
@@ -114,6 +103,11 @@ impl Shard {
         }
     }
 
+    /// How many changes wait for a flush that someone waits for.
+    pub(super) fn n_urgent(&self) -> usize {
+        self.saves.urgent.len()
+    }
+
     /// Whether a flush of this shard is in flight.
     pub(super) fn is_saving(&self) -> bool {
         self.saves.in_flight.is_some()
@@ -126,12 +120,15 @@ impl Shard {
         if saves.in_flight.is_some() {
             return Urgency::None;
         }
-        let waits =
-            !saves.urgent.is_empty() || !saves.keys.is_empty() || !saves.key_acks.is_empty();
+        let waits = !saves.urgent.is_empty()
+            || !saves.keys.is_empty()
+            || !saves.key_acks.is_empty()
+            || self.cancels.is_awaited();
         if waits || saves.lazy.len() >= self.config.flush_tasks_max {
             Urgency::Now
         } else if !saves.lazy.is_empty()
             || !self.fresh.is_empty()
+            || self.cancels.is_changed()
             || self.watermark.low() > saves.told
             || self.watermark.n_above() >= self.config.straggler_after
         {
@@ -148,6 +145,7 @@ impl Shard {
             && self.urgency() < Urgency::Now
             && self.saves.lazy.is_empty()
             && self.fresh.is_empty()
+            && !self.cancels.is_changed()
             && self.watermark.low() == self.saves.told
     }
 
@@ -178,16 +176,21 @@ impl Shard {
             tasks: Vec::new(),
             forgotten: Vec::new(),
             keys: std::mem::take(&mut self.saves.keys),
+            cancels: None,
         };
         let mut in_flight = InFlight {
             slots: Vec::new(),
             acks: std::mem::take(&mut self.saves.key_acks),
             keys: part.keys.clone(),
+            cancels: None,
             watermark: Offset::ZERO,
         };
         let lazy_is_long = self.saves.lazy.len() >= self.config.flush_tasks_max;
         let n_bytes = self.collect_tasks(all || lazy_is_long, &mut part, &mut in_flight);
         self.collect_stragglers(n_bytes, &mut part, &mut in_flight);
+        // With what they have cancelled in this part.
+        part.cancels = self.cancels.collect();
+        in_flight.cancels.clone_from(&part.cancels);
         part.watermark = self.watermark.low();
         let first_chunk = part.watermark.0 / crate::watermark::CHUNK_BITS;
         part.done = self.watermark.take_changed();
@@ -195,6 +198,7 @@ impl Shard {
         let says_nothing = part.tasks.is_empty()
             && part.forgotten.is_empty()
             && part.keys.is_empty()
+            && part.cancels.is_none()
             && in_flight.acks.is_empty()
             && in_flight.slots.is_empty()
             && part.done.is_empty()
@@ -251,7 +255,8 @@ impl Shard {
             {
                 n_bytes += entry.task.n_bytes();
                 self.watermark.mark(entry.task.offset);
-                write(entry, &self.rules, &mut self.order, part);
+                let (order, cancels) = (&mut self.order, &mut self.cancels);
+                write(entry, &self.rules, order, cancels, part);
                 in_flight.slots.push(at);
             }
         }
@@ -280,7 +285,8 @@ impl Shard {
                 return;
             }
             n_bytes += entry.task.n_bytes();
-            write(entry, &self.rules, &mut self.order, part);
+            let (order, cancels) = (&mut self.order, &mut self.cancels);
+            write(entry, &self.rules, order, cancels, part);
             in_flight.slots.push(at);
             self.watermark.mark(low);
         }
@@ -311,6 +317,8 @@ impl Shard {
         for ack in in_flight.acks {
             out.push(ack.done());
         }
+        let cancels = in_flight.cancels.unwrap_or_default();
+        self.cancels.saved(&cancels, out);
         if !ended.is_empty() {
             out.push(Action::Ended(ended));
         }
@@ -361,42 +369,7 @@ impl Shard {
         }
         self.abandon_loads(out);
         self.abandon_keys(out);
-    }
-}
-
-impl Ack {
-    fn done(self) -> Action {
-        match self {
-            Self::Report((call, part)) => Action::Answer(call, part, Answer::Reported(Ok(()))),
-            Self::Cancel(call) => Action::Answer(call, 0, Answer::Cancelled(Ok(()))),
-            Self::Redrive(call) => Action::Answer(call, 0, Answer::Redriven(Ok(()))),
-            Self::CancelRefused(call) => {
-                let refused = Answer::Cancelled(Err(super::load::has_ended()));
-                Action::Answer(call, 0, refused)
-            }
-            Self::Submit(call, id, repeated) => {
-                Action::Answer(call, 0, Answer::Submitted(Ok((id, repeated))))
-            }
-            Self::Lost(held, why) => Action::LeaseEnded(held, why),
-        }
-    }
-
-    fn abandoned(self) -> Option<Action> {
-        let moved = Error::moved();
-        Some(match self {
-            Self::Report((call, part)) => Action::Answer(call, part, Answer::Reported(Err(moved))),
-            Self::Cancel(call) | Self::CancelRefused(call) => {
-                Action::Answer(call, 0, Answer::Cancelled(Err(moved)))
-            }
-            Self::Redrive(call) => Action::Answer(call, 0, Answer::Redriven(Err(moved))),
-            Self::Submit(call, _, _) => {
-                let what = "the submit".into();
-                let unknown = Answer::Submitted(Err(Error::UnknownOutcome { what }));
-                Action::Answer(call, 0, unknown)
-            }
-            // Whoever owns the shard next will say so if it is.
-            Self::Lost(..) => return None,
-        })
+        self.cancels.abandon(out);
     }
 }
 
@@ -416,9 +389,18 @@ fn keep_until(task: &Task, rules: &Rules) -> Option<Timestamp> {
 }
 
 /// Writes a task into a part, as it stands.
-fn write(entry: &mut Entry, rules: &Rules, order: &mut Order, part: &mut ShardFlush) {
+fn write(
+    entry: &mut Entry,
+    rules: &Rules,
+    order: &mut Order,
+    cancels: &mut Cancels,
+    part: &mut ShardFlush,
+) {
     entry.dirty = false;
     entry.saving = true;
+    if let Some(number) = entry.cancelled_by.take() {
+        cancels.note_written(number);
+    }
     let ended = matches!(entry.task.state, State::Ended { .. });
     if ended && keep_until(&entry.task, rules).is_none() {
         if entry.saved {
@@ -444,7 +426,7 @@ fn write(entry: &mut Entry, rules: &Rules, order: &mut Order, part: &mut ShardFl
             match entry.hold {
                 Hold::Behind => *due_at = Timestamp::EPOCH,
                 Hold::Aside(until) => *due_at = until,
-                Hold::None | Hold::Key | Hold::Adoption => {}
+                Hold::None | Hold::Key | Hold::Adoption | Hold::Cancel => {}
             }
         }
         part.tasks.push(row);

@@ -2,7 +2,7 @@
 
 use super::{
     Shard,
-    save::Ack,
+    ack::Ack,
     view,
     window::{Hold, Shown, SlotRef},
 };
@@ -52,7 +52,7 @@ impl Shard {
                 self.n_aside -= 1;
             }
             Hold::Behind if is_running => entry.hold = Hold::None,
-            Hold::None | Hold::Key | Hold::Adoption | Hold::Behind => {}
+            Hold::None | Hold::Key | Hold::Adoption | Hold::Behind | Hold::Cancel => {}
         }
         match (was_running, is_running) {
             (false, true) => self.note_started(at, now),
@@ -89,7 +89,8 @@ impl Shard {
         };
         let is_old = entry.task.token.epoch() < self.epoch;
         let has_ended = matches!(entry.task.state, State::Ended { .. });
-        if is_old && !has_ended && now < self.adopt_until {
+        let is_free = entry.hold != Hold::Cancel;
+        if is_old && is_free && !has_ended && now < self.adopt_until {
             entry.hold = Hold::Adoption;
             self.adopting.push_back(at);
         }

@@ -23,6 +23,8 @@ pub(super) enum Hold {
     Behind,
     /// It takes room that others could use: it goes to the store, and is looked at again then.
     Aside(Timestamp),
+    /// A bulk cancel takes it: it is cancelled soon.
+    Cancel,
 }
 
 /// What is shown of a task while its change is not durable: the state before.
@@ -55,6 +57,10 @@ pub(super) struct Entry {
     pub(super) counted_in: Option<GroupName>,
     /// While it runs, how many slots it takes.
     pub(super) cost: u16,
+    /// The bulk cancels up to this one have been asked whether they take it.
+    pub(super) judged: u32,
+    /// The bulk cancel that ended it, which counts it once that is saved.
+    pub(super) cancelled_by: Option<u32>,
     /// The shard has counted its row among those with an ordering key.
     pub(super) key_stored: bool,
     /// As the window counted it.
@@ -67,6 +73,8 @@ impl Entry {
             since: task.accepted_at,
             counted_in: None,
             cost: 0,
+            judged: 0,
+            cancelled_by: None,
             key_stored: false,
             task,
             shown: None,
@@ -189,6 +197,12 @@ impl Window {
             let before = std::mem::replace(&mut entry.n_bytes, n_bytes);
             self.n_bytes = self.n_bytes - before + n_bytes;
         }
+    }
+
+    /// Where all tasks are, in no order that means anything.
+    pub(super) fn refs(&self) -> impl Iterator<Item = (Offset, SlotRef)> {
+        let slots = self.by_offset.iter();
+        slots.map(|(offset, slot)| (*offset, self.at(*slot)))
     }
 
     /// All entries, in no order that means anything.

@@ -65,6 +65,8 @@ bounded_texts! {
     /// What a worker must have to get a task, such as `gpu` or `zone=eu`: 1 to 64 printable ASCII characters
     /// without spaces.
     Label, "labels", 64, "must each be 1 to 64 printable ASCII characters without spaces";
+    /// Names a bulk cancel, so that a repeated call is the same one: 1 to 64 printable ASCII characters without spaces.
+    CancelId, "id", 64, "must be 1 to 64 printable ASCII characters without spaces";
     /// A failure's stable name, for programs: 1 to 64 printable ASCII characters without spaces.
     ErrorCode, "code", 64, "must be 1 to 64 printable ASCII characters without spaces";
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use scheduler_core::{
-    Beat, Error, Heartbeat, Held, IdempotencyKey, Leased, Outcome, PipelineNumber, Poll, Report,
-    ShardId, TaskId,
+    Beat, CancelProgress, CancelRequest, Error, Heartbeat, Held, IdempotencyKey, Leased, Outcome,
+    PipelineNumber, Poll, Report, ShardId, TaskId,
     action::{Counts, Seen},
     member::{AllNews, InMemory, Sought},
     owner::{Owner, Peers},
@@ -125,6 +125,24 @@ impl Owner for MemberClient {
         let request = pb::CancelOwnedRequest { id: id.to_string() };
         call!(self.cancel_owned(request, CALL_TIMEOUT)).map_err(away)?;
         Ok(())
+    }
+
+    async fn cancel_many(
+        &self,
+        shard: ShardId,
+        request: CancelRequest,
+    ) -> Result<CancelProgress, Error> {
+        let request = pb::CancelManyOwnedRequest {
+            shard: Some(shard.into()),
+            id: request.id.to_string(),
+            filter: Some(request.filter.into()),
+            below: request.below.0,
+        };
+        let answer = call!(self.cancel_many_owned(request, CALL_TIMEOUT)).map_err(away)?;
+        Ok(CancelProgress {
+            n_cancelled: answer.cancelled,
+            is_over: answer.over,
+        })
     }
 
     async fn redrive(&self, id: TaskId) -> Result<(), Error> {

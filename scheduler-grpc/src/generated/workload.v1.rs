@@ -1344,6 +1344,102 @@ pub struct ListTasksRequest {
     #[prost(string, tag = "6")]
     pub page_token: ::prost::alloc::string::String,
 }
+/// Which tasks a bulk cancel is about: those that fit everything that is said. Nothing said means all.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CancelFilter {
+    /// Only tasks with this ordering key.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Only tasks of this group, be it their own or that of the pipeline's defaults when the call is made.
+    #[prost(string, tag = "2")]
+    pub group: ::prost::alloc::string::String,
+    /// Only tasks that are found in one of these states: scheduled, available, running or retryable. What is in one of
+    /// them at the call is found so; what comes into one later, while the bulk cancel is not over, may be.
+    #[prost(enumeration = "TaskState", repeated, tag = "3")]
+    pub states: ::prost::alloc::vec::Vec<i32>,
+    /// Only tasks accepted at or after this time.
+    #[prost(message, optional, tag = "4")]
+    pub accepted_from: ::core::option::Option<::prost_types::Timestamp>,
+    /// Only tasks accepted before this time.
+    #[prost(message, optional, tag = "5")]
+    pub accepted_before: ::core::option::Option<::prost_types::Timestamp>,
+    /// Only tasks that have all of these among their own metadata: at most 8.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub metadata: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+/// Which tasks to cancel.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CancelManyRequest {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The pipeline.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+    /// Which tasks.
+    #[prost(message, optional, tag = "3")]
+    pub filter: ::core::option::Option<CancelFilter>,
+    /// That all tasks are meant, where the filter leaves out none.
+    #[prost(bool, tag = "4")]
+    pub all: bool,
+    /// Names the bulk cancel: 1 to 64 printable ASCII characters without spaces. A call with the id and the filter of an
+    /// earlier one is about that one, for an hour after it is over: it tells how far it is, and takes no later tasks. Empty
+    /// means a new one.
+    #[prost(string, tag = "5")]
+    pub id: ::prost::alloc::string::String,
+}
+/// How far a bulk cancel is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelManyResponse {
+    /// Its id: call again with it to see how far it is.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// How many tasks it has cancelled, durably.
+    #[prost(uint64, tag = "2")]
+    pub cancelled: u64,
+    /// Whether all are cancelled that there were.
+    #[prost(bool, tag = "3")]
+    pub over: bool,
+}
+/// What to count.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PreviewCancelRequest {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The pipeline.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+    /// Which tasks.
+    #[prost(message, optional, tag = "3")]
+    pub filter: ::core::option::Option<CancelFilter>,
+}
+/// What a bulk cancel would be about.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PreviewCancelResponse {
+    /// Tasks that left the backlog and fit.
+    #[prost(message, repeated, tag = "1")]
+    pub found: ::prost::alloc::vec::Vec<StateCount>,
+    /// At most so many more: the backlog, which nobody has looked at.
+    #[prost(uint64, tag = "2")]
+    pub backlog_max: u64,
+    /// Whether there are more tasks than a preview looks at, so that more may fit.
+    #[prost(bool, tag = "3")]
+    pub has_more: bool,
+}
+/// How many tasks are in a state.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StateCount {
+    /// The state.
+    #[prost(enumeration = "TaskState", tag = "1")]
+    pub state: i32,
+    /// How many.
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+}
 /// A page of tasks, newest first within each partition.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListTasksResponse {
@@ -1733,6 +1829,57 @@ pub mod task_service_client {
                 .insert(GrpcMethod::new("workload.v1.TaskService", "Cancel"));
             self.inner.unary(req, path, codec).await
         }
+        /// Cancels all tasks of a pipeline that fit a filter and were accepted before the call. An answer means that it is
+        /// durable: none of them starts any more, and they end as they are found.
+        pub async fn cancel_many(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CancelManyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelManyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.TaskService/CancelMany",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.TaskService", "CancelMany"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Counts what a bulk cancel would be about, and changes nothing.
+        pub async fn preview_cancel(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PreviewCancelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PreviewCancelResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.TaskService/PreviewCancel",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.TaskService", "PreviewCancel"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Lets a discarded task run again, with all its attempts. An answer means that it is durable.
         pub async fn redrive(
             &mut self,
@@ -1825,6 +1972,23 @@ pub mod task_service_server {
             &self,
             request: tonic::Request<super::CancelTaskRequest>,
         ) -> std::result::Result<tonic::Response<super::Task>, tonic::Status>;
+        /// Cancels all tasks of a pipeline that fit a filter and were accepted before the call. An answer means that it is
+        /// durable: none of them starts any more, and they end as they are found.
+        async fn cancel_many(
+            &self,
+            request: tonic::Request<super::CancelManyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelManyResponse>,
+            tonic::Status,
+        >;
+        /// Counts what a bulk cancel would be about, and changes nothing.
+        async fn preview_cancel(
+            &self,
+            request: tonic::Request<super::PreviewCancelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PreviewCancelResponse>,
+            tonic::Status,
+        >;
         /// Lets a discarded task run again, with all its attempts. An answer means that it is durable.
         async fn redrive(
             &self,
@@ -2125,6 +2289,96 @@ pub mod task_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CancelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.TaskService/CancelMany" => {
+                    #[allow(non_camel_case_types)]
+                    struct CancelManySvc<T: TaskService>(pub Arc<T>);
+                    impl<
+                        T: TaskService,
+                    > tonic::server::UnaryService<super::CancelManyRequest>
+                    for CancelManySvc<T> {
+                        type Response = super::CancelManyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CancelManyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskService>::cancel_many(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CancelManySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.TaskService/PreviewCancel" => {
+                    #[allow(non_camel_case_types)]
+                    struct PreviewCancelSvc<T: TaskService>(pub Arc<T>);
+                    impl<
+                        T: TaskService,
+                    > tonic::server::UnaryService<super::PreviewCancelRequest>
+                    for PreviewCancelSvc<T> {
+                        type Response = super::PreviewCancelResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PreviewCancelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskService>::preview_cancel(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PreviewCancelSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -3032,6 +3286,32 @@ pub struct CancelOwnedRequest {
 /// It is cancelled, durably.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelOwnedResponse {}
+/// Which tasks of a shard to cancel.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CancelManyOwnedRequest {
+    /// The shard.
+    #[prost(message, optional, tag = "1")]
+    pub shard: ::core::option::Option<Shard>,
+    /// The id of the bulk cancel.
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    /// Which tasks.
+    #[prost(message, optional, tag = "3")]
+    pub filter: ::core::option::Option<CancelFilter>,
+    /// Only tasks below this offset.
+    #[prost(uint64, tag = "4")]
+    pub below: u64,
+}
+/// How far the bulk cancel is in this shard.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelManyOwnedResponse {
+    /// How many tasks it has cancelled, durably.
+    #[prost(uint64, tag = "1")]
+    pub cancelled: u64,
+    /// Whether all are cancelled that there were.
+    #[prost(bool, tag = "2")]
+    pub over: bool,
+}
 /// Which task to redrive.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RedriveOwnedRequest {
@@ -3469,6 +3749,31 @@ pub mod member_service_client {
                 .insert(GrpcMethod::new("workload.v1.MemberService", "CancelOwned"));
             self.inner.unary(req, path, codec).await
         }
+        /// Cancels many tasks of a shard. An answer means that the rule is durable.
+        pub async fn cancel_many_owned(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CancelManyOwnedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelManyOwnedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/CancelManyOwned",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "CancelManyOwned"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Lets a discarded task run again. An answer means that it is durable.
         pub async fn redrive_owned(
             &mut self,
@@ -3689,6 +3994,14 @@ pub mod member_service_server {
             tonic::Response<super::CancelOwnedResponse>,
             tonic::Status,
         >;
+        /// Cancels many tasks of a shard. An answer means that the rule is durable.
+        async fn cancel_many_owned(
+            &self,
+            request: tonic::Request<super::CancelManyOwnedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelManyOwnedResponse>,
+            tonic::Status,
+        >;
         /// Lets a discarded task run again. An answer means that it is durable.
         async fn redrive_owned(
             &self,
@@ -3894,6 +4207,52 @@ pub mod member_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CancelOwnedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/CancelManyOwned" => {
+                    #[allow(non_camel_case_types)]
+                    struct CancelManyOwnedSvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::CancelManyOwnedRequest>
+                    for CancelManyOwnedSvc<T> {
+                        type Response = super::CancelManyOwnedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CancelManyOwnedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::cancel_many_owned(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CancelManyOwnedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

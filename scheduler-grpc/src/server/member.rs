@@ -57,6 +57,15 @@ impl MemberService for MemberServer {
         Ok(Response::new(pb::CancelOwnedResponse {}))
     }
 
+    async fn cancel_many_owned(
+        &self,
+        request: Request<pb::CancelManyOwnedRequest>,
+    ) -> Result<Response<pb::CancelManyOwnedResponse>, Status> {
+        let (shard, wanted) = convert::owned_cancel(request.into_inner()).map_err(refused)?;
+        let progress = self.member.cancel_many(shard, wanted).await;
+        Ok(Response::new(progress.map_err(refused)?.into()))
+    }
+
     async fn redrive_owned(
         &self,
         request: Request<pb::RedriveOwnedRequest>,

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use scheduler_core::{Error, ListTasks, Submit, TaskId};
+use scheduler_core::{CancelMany, Error, ListTasks, Submit, TaskId};
 use tonic::{Request, Response, Status};
 
 use super::{Shared, deadline::wait_within};
 use crate::{
-    convert::{WAIT, duration_of},
+    convert::{self, WAIT, duration_of},
     pb::{self, submit_result, task_service_server::TaskService},
     status::{to_rpc, to_status},
 };
@@ -118,6 +118,38 @@ impl TaskService for TaskServer {
         let id = id(&request.get_ref().id)?;
         let task = self.0.scheduler.cancel(&tenant, id).await;
         Ok(Response::new(task.map_err(|err| to_status(&err))?.into()))
+    }
+
+    async fn cancel_many(
+        &self,
+        request: Request<pb::CancelManyRequest>,
+    ) -> Result<Response<pb::CancelManyResponse>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let wish = CancelMany::try_from(request).map_err(|fault| to_status(&fault.into()))?;
+        let cancel = self.0.scheduler.cancel_many(&path, wish).await;
+        let cancel = cancel.map_err(|err| to_status(&err))?;
+        Ok(Response::new(pb::CancelManyResponse {
+            id: cancel.id.to_string(),
+            cancelled: cancel.progress.n_cancelled,
+            over: cancel.progress.is_over,
+        }))
+    }
+
+    async fn preview_cancel(
+        &self,
+        request: Request<pb::PreviewCancelRequest>,
+    ) -> Result<Response<pb::PreviewCancelResponse>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let filter = convert::filter(request.filter);
+        let filter = filter.map_err(|fault| to_status(&fault.within("filter").into()))?;
+        let preview = self.0.scheduler.preview_cancel(&path, &filter).await;
+        Ok(Response::new(
+            preview.map_err(|err| to_status(&err))?.into(),
+        ))
     }
 
     async fn redrive(

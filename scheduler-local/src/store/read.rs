@@ -18,7 +18,7 @@ use sqlx::{Row, SqlitePool, pool::PoolConnection, sqlite::SqliteRow};
 
 use super::state_key;
 use crate::{
-    codec::decode_task,
+    codec::{decode_cancels, decode_task},
     error::{damaged, read_failed},
     key::{offset_key, offset_of, shard_key, time_key, time_of},
     writer::{ClaimedShard, json},
@@ -81,7 +81,7 @@ pub(super) async fn claimed(
     let claimed = |found: ClaimedShard| {
         let key = shard_key(found.shard);
         let (due_at, has_keyed) = waiting.get(&key).copied().unwrap_or_default();
-        Claimed {
+        Ok(Claimed {
             shard: found.shard,
             epoch: found.epoch,
             incarnation: found.incarnation,
@@ -91,10 +91,11 @@ pub(super) async fn claimed(
             running: running.remove(&key).unwrap_or_default(),
             next_due_at: due_at.map(time_of),
             has_keyed,
+            cancels: decode_cancels(&found.cancels).map_err(damaged(OPERATION))?,
             released: found.released,
-        }
+        })
     };
-    Ok(shards.into_iter().map(claimed).collect())
+    shards.into_iter().map(claimed).collect()
 }
 
 /// Of each shard, when its first parked task is due, and whether there is a task that is found by its key.

@@ -99,6 +99,9 @@ impl<'a> Transaction<'a, '_> {
         shard.number = part.number;
         shard.watermark = part.watermark;
         shard.seen_end = part.seen_end;
+        if let Some(cancels) = &part.cancels {
+            shard.cancels = Arc::clone(cancels);
+        }
         self.stage.save_shard(part.shard);
         let key = shard_key(part.shard);
         if first > before {
@@ -138,6 +141,7 @@ impl<'a> Transaction<'a, '_> {
                 released: false,
                 address: Arc::clone(&claim.address),
                 incarnation: Arc::clone(&claim.incarnation),
+                cancels: "[]".into(),
             });
             shard.epoch = shard.epoch.next().unwrap_or(Epoch::MAX);
             shard.number = 0;
@@ -149,6 +153,7 @@ impl<'a> Transaction<'a, '_> {
                 incarnation: Arc::clone(&shard.incarnation),
                 watermark: shard.watermark,
                 seen_end: shard.seen_end,
+                cancels: Arc::clone(&shard.cancels),
                 released: std::mem::replace(&mut shard.released, false),
             }
         };

@@ -110,6 +110,8 @@ pub(crate) struct PartRows {
     pub(crate) tasks: Vec<TaskRow>,
     pub(crate) forgotten: Vec<i64>,
     pub(crate) keys: Vec<IdempotencyRow>,
+    /// All bulk cancels, if they changed.
+    pub(crate) cancels: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -146,5 +148,6 @@ pub(crate) struct ClaimedShard {
     pub(crate) incarnation: Arc<str>,
     pub(crate) watermark: Offset,
     pub(crate) seen_end: Offset,
+    pub(crate) cancels: Arc<str>,
     pub(crate) released: bool,
 }

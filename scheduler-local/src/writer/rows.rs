@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use sqlx::{AssertSqlSafe, SqliteConnection, query::Query, sqlite::SqliteArguments};
 
-/// Rows per statement, the greatest first. Eight columns of 256 rows are below SQLite's 32,766 parameters.
+/// Rows per statement, the greatest first. Nine columns of 256 rows are below SQLite's 32,766 parameters.
 const SIZES: [usize; 4] = [256, 32, 4, 1];
 
 /// A query whose parameters are being bound.

@@ -37,8 +37,9 @@ static KEYS: Insert = Insert::new(
     5,
 );
 static SHARDS: Insert = Insert::new(
-    "REPLACE INTO shard (shard, epoch, number, watermark, seen_end, released, address, incarnation)",
-    8,
+    "REPLACE INTO shard
+        (shard, epoch, number, watermark, seen_end, released, address, incarnation, cancels)",
+    9,
 );
 
 /// What the bulk of calls writes, in memory until [`write`](Self::write).
@@ -253,6 +254,7 @@ async fn write_shards(
                 .bind(row.released)
                 .bind(&*row.address)
                 .bind(&*row.incarnation)
+                .bind(&*row.cancels)
         })
         .await
 }

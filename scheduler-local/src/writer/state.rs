@@ -47,6 +47,8 @@ pub(crate) struct ShardState {
     pub(crate) released: bool,
     pub(crate) address: Arc<str>,
     pub(crate) incarnation: Arc<str>,
+    /// As JSON.
+    pub(crate) cancels: Arc<str>,
 }
 
 impl State {
@@ -127,7 +129,7 @@ async fn load_shards(
     db: &mut SqliteConnection,
 ) -> Result<HashMap<ShardId, ShardState>, sqlx::Error> {
     let rows = sqlx::query(
-        "SELECT shard, epoch, number, watermark, seen_end, released, address, incarnation FROM shard",
+        "SELECT shard, epoch, number, watermark, seen_end, released, address, incarnation, cancels FROM shard",
     )
     .fetch_all(db)
     .await?;
@@ -138,6 +140,7 @@ async fn load_shards(
         let number: i64 = row.try_get(2)?;
         let address: String = row.try_get(6)?;
         let incarnation: String = row.try_get(7)?;
+        let cancels: String = row.try_get(8)?;
         let state = ShardState {
             epoch: Epoch(row.try_get(1)?),
             number: number.cast_unsigned(),
@@ -146,6 +149,7 @@ async fn load_shards(
             released: row.try_get(5)?,
             address: address.into(),
             incarnation: incarnation.into(),
+            cancels: cancels.into(),
         };
         shards.insert(shard, state);
     }

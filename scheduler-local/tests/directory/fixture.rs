@@ -94,6 +94,7 @@ pub(crate) async fn claim(local: &Local) -> ShardFlush {
         tasks: Vec::new(),
         forgotten: Vec::new(),
         keys: Vec::new(),
+        cancels: None,
     }
 }
 

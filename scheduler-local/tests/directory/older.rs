@@ -36,7 +36,8 @@ async fn as_version_1(directory: &Path) {
     let url = format!("sqlite://{}", directory.join("scheduler.db").display());
     let mut db = SqliteConnection::connect(&url).await.unwrap();
     let sql = format!(
-        "DROP INDEX task_ordering_key;
+        "ALTER TABLE shard DROP COLUMN cancels;
+         DROP INDEX task_ordering_key;
          ALTER TABLE task DROP COLUMN ordering_key;
          ALTER TABLE pipeline DROP COLUMN limits;
          ALTER TABLE pipeline DROP COLUMN pool;

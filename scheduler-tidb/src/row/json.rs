@@ -3,9 +3,13 @@
 //! A field that this program does not know is skipped, and one that is missing has no value: so an
 //! older member reads what a newer one wrote. Durations are seconds with an `s`, as in protobuf's JSON.
 
+mod cancels;
 mod limits;
 
-pub(crate) use self::limits::{decode_limits, encode_limits};
+pub(crate) use self::{
+    cancels::{decode_cancels, encode_cancels},
+    limits::{decode_limits, encode_limits},
+};
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -132,7 +132,7 @@ async fn load(
     shards.dedup();
     let list = shard_list(shards.iter().copied());
     let read = format!(
-        "SELECT pipeline, `partition`, incarnation, watermark, seen_end FROM shard \
+        "SELECT pipeline, `partition`, incarnation, watermark, seen_end, cancels FROM shard \
          WHERE (pipeline, `partition`) IN ({list})"
     );
     let rows = session.rows(read).await?;
@@ -154,6 +154,7 @@ async fn load(
             running: running.remove(&shard).unwrap_or_default(),
             next_due_at: due.get(&shard).copied(),
             has_keyed: keyed.contains(&shard),
+            cancels: row::decode_cancels(value(row, 5)?).map_err(sqlx::Error::Decode)?,
             released: owned.released,
         })
     };

@@ -22,7 +22,7 @@ use scheduler_core::{
 use super::write;
 use crate::{
     call::Call,
-    key::shard_list,
+    key::{is_shard, quoted, shard_list},
     row::{self, TaskRow, value},
     session::{Pool, Session},
 };
@@ -180,6 +180,7 @@ impl<'a> Rows<'a> {
             part.keys.iter().map(move |key| (shard, key))
         });
         this.statements.extend(write::save_keys(keys));
+        this.statements.extend(save_cancels(wanted));
         this.statements.push(save_shards(wanted));
         this
     }
@@ -232,6 +233,20 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// One statement for each shard: few have bulk cancels, and an older member's row must not lose its own.
+fn save_cancels(wanted: &[(&ShardFlush, Locked)]) -> Vec<String> {
+    let save = |(part, _): &(&ShardFlush, Locked)| {
+        let cancels = part.cancels.as_ref()?;
+        Some(format!(
+            "UPDATE shard SET cancels = {} WHERE {} AND epoch = {}",
+            quoted(&row::encode_cancels(cancels)),
+            is_shard(part.shard),
+            part.epoch.0
+        ))
+    };
+    wanted.iter().filter_map(save).collect()
+}
+
 fn save_shards(wanted: &[(&ShardFlush, Locked)]) -> String {
     let row = |(part, _): &(&ShardFlush, Locked)| {
         let (shard, epoch) = (part.shard, part.epoch.0);
@@ -273,6 +288,7 @@ mod tests {
             tasks: Vec::new(),
             forgotten: (0..n_forgotten).map(Offset).collect(),
             keys: Vec::new(),
+            cancels: None,
         }
     }
 

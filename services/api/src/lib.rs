@@ -19,6 +19,7 @@
 //! ```
 
 mod application;
+mod cancel;
 mod chart;
 mod guard;
 mod input;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Api,
+    Api, cancel,
     input::{
         NoQuery, Object, Segments, WRAPPING_BYTES_MAX, read_body, read_id, read_json, read_query,
     },
@@ -30,6 +30,10 @@ pub(crate) fn routes() -> Router<Api> {
         .route(
             "/applications/{app}/pipelines/{pipeline}/tasks",
             get(list).post(submit_wrapped),
+        )
+        .route(
+            "/applications/{app}/pipelines/{pipeline}/tasks/cancel",
+            post(cancel::cancel),
         )
         .route("/applications/{app}/tasks/{id}", get(read))
         .route("/applications/{app}/tasks/{id}/cancel", post(cancel))
@@ -255,20 +259,17 @@ async fn list(
 }
 
 fn read_states(text: &str) -> Result<Vec<StateName>, Problem> {
-    let find = |name: &str| {
-        let found = StateName::ALL
-            .into_iter()
-            .find(|state| state.as_str() == name);
-        found.ok_or_else(|| {
-            let all = StateName::ALL.map(StateName::as_str).join(", ");
-            Error::from(Invalid::new(
-                "state",
-                format!("must be one or more of {all}, with commas between"),
-            ))
-            .into()
-        })
-    };
-    text.split(',').map(find).collect()
+    let states = text.split(',').map(|name| state_of("state", name));
+    Ok(states.collect::<Result<_, _>>().map_err(Error::from)?)
+}
+
+/// A state by its name.
+pub(crate) fn state_of(field: &'static str, name: &str) -> Result<StateName, Invalid> {
+    let mut all = StateName::ALL.into_iter();
+    all.find(|state| state.as_str() == name).ok_or_else(|| {
+        let all = StateName::ALL.map(StateName::as_str).join(", ");
+        Invalid::new(field, format!("must be one or more of {all}"))
+    })
 }
 
 /// The id of a task of this application: to everyone else it does not exist.

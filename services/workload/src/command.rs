@@ -1,6 +1,7 @@
 //! The verbs of the command line.
 
 pub(crate) mod app;
+mod cancel;
 pub(crate) mod dlq;
 pub(crate) mod pipeline;
 pub(crate) mod task;

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use scheduler_core::{
-    IdempotencyKey, Partition, ShardId, StateName, TaskId, TaskOptions, Timestamp,
+    CancelFilter, CancelId, CancelRequest, IdempotencyKey, Partition, ShardId, StateName, TaskId,
+    TaskOptions, Timestamp,
     action::{Answer, Seen},
     port::{
         log::{NewRecord, NewTask, RecordBody},
@@ -39,6 +40,7 @@ enum Wish {
         task: NewTask,
     },
     Cancel(TaskId),
+    CancelMany(ShardId, CancelRequest),
     Read(TaskId),
     Count(ShardId),
 }
@@ -47,7 +49,7 @@ impl Wish {
     fn shard(&self) -> ShardId {
         match self {
             Self::Plain(record) => record.shard,
-            Self::Keyed { shard, .. } | Self::Count(shard) => *shard,
+            Self::Keyed { shard, .. } | Self::Count(shard) | Self::CancelMany(shard, _) => *shard,
             Self::Cancel(task) | Self::Read(task) => task.shard,
         }
     }
@@ -104,6 +106,9 @@ impl World {
         if let Some(id) = self.some_accepted().filter(|_| self.rng.u32(0..20) == 0) {
             self.wish(Wish::Cancel(id));
         }
+        if self.rng.u32(0..120) == 0 {
+            self.cancel_many();
+        }
         if self.rng.u32(0..16) == 0 {
             let shard = self.plan.shards[self.rng.usize(0..self.plan.shards.len())];
             self.wish(Wish::Count(shard));
@@ -111,6 +116,23 @@ impl World {
         if let Some(id) = self.some_accepted().filter(|_| self.rng.u32(0..2) == 0) {
             self.wish(Wish::Read(id));
         }
+    }
+
+    /// All tasks so far with one of the ordering keys, in one partition.
+    fn cancel_many(&mut self) {
+        let shard = self.plan.shards[self.rng.usize(0..self.plan.shards.len())];
+        let key = task::ordering_key(self.rng.u32(0..4));
+        let name = format!("bulk-{}", self.clients.n_ops);
+        let id = CancelId::try_from(name.as_str());
+        let request = CancelRequest {
+            id: id.unwrap_or_else(|err| unreachable!("{name} is an id: {err}")),
+            filter: CancelFilter {
+                key: Some(key),
+                ..CancelFilter::default()
+            },
+            below: self.log.end(shard),
+        };
+        self.wish(Wish::CancelMany(shard, request));
     }
 
     fn some_accepted(&mut self) -> Option<TaskId> {
@@ -216,6 +238,7 @@ impl World {
             Wish::Plain(record) => return self.ask_for(id, Ask::Append(vec![record])),
             Wish::Keyed { shard, key, task } => (shard, Request::Submit(shard, key, task)),
             Wish::Cancel(task) => (task.shard, Request::Cancel(task)),
+            Wish::CancelMany(shard, request) => (shard, Request::CancelMany(shard, request)),
             Wish::Count(shard) => (shard, Request::Count(vec![shard])),
             Wish::Read(task) => {
                 op.began_at = self.now;
@@ -315,6 +338,10 @@ impl World {
                     self.clients.ops.remove(&id);
                 }
             },
+            (Wish::CancelMany(shard, _), Some(Answer::CancelledMany(Ok(_)))) => {
+                self.clients.owners.insert(shard, member);
+                self.clients.ops.remove(&id);
+            }
             (Wish::Count(shard), Some(Answer::Counted(counts))) => {
                 self.clients.ops.remove(&id);
                 let next = counts.next_offsets.first();

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
-    Error, Held, LeaseToken, Offset, Outcome, ShardId, StateName, TaskId, Timestamp, WorkerId,
+    CancelRequest, Error, Held, LeaseToken, Offset, Outcome, ShardId, StateName, TaskId, Timestamp,
+    WorkerId,
     explain::Waiting,
     member::{Fleet, Load},
     port::{
@@ -43,6 +44,8 @@ pub(crate) enum Fact {
     CancelAsked(TaskId),
     /// A member said that a task is cancelled.
     Cancelled(TaskId),
+    /// A member said that no task of a bulk cancel starts any more.
+    CancelledMany(ShardId, CancelRequest),
     /// A part of a flush was written.
     Saved(Arc<[ShardFlush]>, usize, Applied),
     /// A member told those who wait for these tasks.
@@ -131,6 +134,7 @@ impl Fact {
                 offset: task.offset,
             }),
             Self::Started(..)
+            | Self::CancelledMany(..)
             | Self::Saved(..)
             | Self::Ended(..)
             | Self::Watermark(..)

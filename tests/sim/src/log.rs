@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use scheduler_core::{
-    Offset, ShardId, TaskId, Timestamp,
+    CancelRequest, Offset, ShardId, TaskId, Timestamp,
     port::log::{Appended, Bounds, Fetch, Fetched, Fetches, Record, RecordBody},
 };
 
@@ -103,6 +103,19 @@ impl Log {
     /// What an offset was given to, though it may be trimmed by now.
     pub(crate) fn born(&self, id: TaskId) -> Option<&Born> {
         self.partitions.get(&id.shard)?.at(id.offset)
+    }
+
+    /// Tasks that a bulk cancel is about.
+    pub(crate) fn covered(&self, shard: ShardId, request: &CancelRequest) -> Vec<TaskId> {
+        let is_about = |(id, body): &(TaskId, &RecordBody)| {
+            let options = match body {
+                RecordBody::Task(task) => task.options.as_deref(),
+                RecordBody::Malformed { .. } => return false,
+            };
+            let key = options.and_then(|options| options.key.as_ref());
+            id.shard == shard && id.offset < request.below && key == request.filter.key.as_ref()
+        };
+        self.records().filter(is_about).map(|(id, _)| id).collect()
     }
 
     /// Every record that was ever appended.

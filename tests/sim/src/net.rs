@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use scheduler_core::{
-    Error, Held, IdempotencyKey, Outcome, Poll, ShardId, TaskId, Timestamp,
+    CancelRequest, Error, Held, IdempotencyKey, Outcome, Poll, ShardId, TaskId, Timestamp,
     action::Answer,
     member::{Call, Fleet},
     port::log::NewTask,
@@ -30,6 +30,7 @@ pub(crate) enum Request {
     Report(Vec<(Held, Outcome)>),
     Renew(Vec<(Held, bool)>),
     Cancel(TaskId),
+    CancelMany(ShardId, CancelRequest),
     Submit(ShardId, IdempotencyKey, NewTask),
     See(Vec<TaskId>),
     Count(Vec<ShardId>),
@@ -41,7 +42,11 @@ impl Request {
             Self::Report(reports) => reports.len(),
             Self::Renew(held) => held.len(),
             Self::See(ids) => ids.len(),
-            Self::Poll(..) | Self::Cancel(_) | Self::Submit(..) | Self::Count(_) => 1,
+            Self::Poll(..)
+            | Self::Cancel(_)
+            | Self::CancelMany(..)
+            | Self::Submit(..)
+            | Self::Count(_) => 1,
         }
     }
 
@@ -55,6 +60,7 @@ impl Request {
                 Call::Renew(held.into_iter().map(beat).collect())
             }
             Self::Cancel(id) => Call::Cancel(id),
+            Self::CancelMany(shard, request) => Call::CancelMany(shard, request),
             Self::Submit(shard, key, task) => Call::SubmitKeyed(shard, key, task),
             Self::See(ids) => Call::See(ids),
             Self::Count(shards) => Call::Count(shards, None),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use scheduler_core::{
-    Epoch, IdempotencyKey, Offset, ShardId, TaskId, Timestamp,
+    CancelRule, Epoch, IdempotencyKey, Offset, ShardId, TaskId, Timestamp,
     port::store::{
         Claim, Claimed, DuePage, DueTasks, Flushed, Found, KeyRow, KeyedPage, KeyedTasks, Lookup,
         ShardFlush, StoredState, StoredTask,
@@ -34,6 +34,7 @@ struct ShardRows {
     tasks: BTreeMap<Offset, StoredTask>,
     parked: BTreeSet<(Timestamp, Offset)>,
     keys: BTreeMap<IdempotencyKey, KeyRow>,
+    cancels: Vec<CancelRule>,
 }
 
 /// What a part of a flush did.
@@ -62,6 +63,7 @@ impl Store {
             tasks: BTreeMap::new(),
             parked: BTreeSet::new(),
             keys: BTreeMap::new(),
+            cancels: Vec::new(),
         });
         rows.epoch = rows.epoch.next().unwrap_or(Epoch::MAX);
         rows.number = 0;
@@ -80,6 +82,7 @@ impl Store {
                 .tasks
                 .values()
                 .any(|task| task.ordering_key().is_some()),
+            cancels: rows.cancels.clone(),
             released: std::mem::take(&mut rows.released),
         }
     }
@@ -243,6 +246,9 @@ impl ShardRows {
         self.keys.retain(|_, row| row.keep_until > now);
         let keys = part.keys.iter().map(|row| (row.key.clone(), row.clone()));
         self.keys.extend(keys);
+        if let Some(cancels) = &part.cancels {
+            self.cancels.clone_from(cancels);
+        }
     }
 
     fn remove(&mut self, offset: Offset) {

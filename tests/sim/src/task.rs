@@ -171,7 +171,8 @@ fn group(n: u32) -> GroupName {
     group.unwrap_or_else(|err| unreachable!("a group of our own: {err}"))
 }
 
-fn ordering_key(n: u32) -> OrderingKey {
+/// One of a few ordering keys.
+pub(crate) fn ordering_key(n: u32) -> OrderingKey {
     let name = format!("line-{n}");
     let key = name.as_str().try_into();
     key.unwrap_or_else(|err| unreachable!("a key of our own: {err}"))

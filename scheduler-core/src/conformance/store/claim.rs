@@ -30,6 +30,7 @@ pub async fn a_first_claim_starts_at_epoch_1_and_watermark_0(home: At<'_>) {
         running: Vec::new(),
         next_due_at: None,
         has_keyed: false,
+        cancels: Vec::new(),
         released: false,
     };
     assert_eq!(claim(&*store, shard(1, 0)).await, expected);

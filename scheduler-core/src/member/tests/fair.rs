@@ -144,6 +144,7 @@ impl Pool {
                         running: Vec::new(),
                         next_due_at: None,
                         has_keyed: false,
+                        cancels: Vec::new(),
                         released: false,
                     };
                     let bounds = Bounds {

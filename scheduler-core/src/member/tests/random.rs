@@ -13,7 +13,8 @@ use super::{
     rig::{Rig, SHARD, completed, config, failed},
 };
 use crate::{
-    Config, Label, LeaseToken, OrderingKey, Outcome, Retention, TaskId, TaskOptions,
+    CancelFilter, CancelId, CancelRequest, Config, Label, LeaseToken, Offset, OrderingKey, Outcome,
+    Retention, TaskId, TaskOptions,
     action::{Answer, CallId},
     call::{Held, LeasedTask},
     port::{FailureKind, log::NewTask, store::StoredState},
@@ -54,6 +55,14 @@ struct World {
     started: BTreeSet<TaskId>,
     /// Those that wait anew, behind what holds their key.
     redriven: BTreeSet<TaskId>,
+    /// Those that someone wanted to run again.
+    wanted_again: BTreeSet<TaskId>,
+    /// Bulk cancels: the key that they are about, and their bound.
+    bulk: Vec<(OrderingKey, Offset)>,
+    /// Calls for them that have no answer yet.
+    asked: Vec<(CallId, OrderingKey, Offset)>,
+    n_bulk: u32,
+    used: BTreeSet<CancelId>,
     /// Those that may have been.
     unsure: BTreeSet<TaskId>,
 }
@@ -107,7 +116,7 @@ fn change_defaults(rig: &mut Rig, rng: &mut fastrand::Rng) {
 
 impl World {
     fn step(&mut self, mut rig: Rig, rng: &mut fastrand::Rng) -> Rig {
-        match rng.u32(0..126) {
+        match rng.u32(0..130) {
             0..22 => self.submit(&mut rig, rng),
             22..45 => self.lease(&mut rig, rng),
             45..64 => self.report(&mut rig, rng),
@@ -150,6 +159,7 @@ impl World {
             }
             120..123 => {
                 if let Some(id) = rng.choice(self.accepted.clone()) {
+                    self.wanted_again.insert(id);
                     let call = rig.call(Call::Redrive(id));
                     match rig.answer(call) {
                         Some(Answer::Redriven(Ok(()))) => {
@@ -163,6 +173,7 @@ impl World {
                 }
             }
             123..126 => change_defaults(&mut rig, rng),
+            126..130 => self.cancel_many(&mut rig, rng),
             113..115 => {
                 let slots = vec![SHARD.slot()];
                 let lost = rng.bool();
@@ -181,6 +192,8 @@ impl World {
                 }
                 self.look_at_keyed(&rig);
                 self.keyed.clear();
+                self.look_at_bulk(&rig);
+                self.asked.clear();
                 // A start that was not stored is known to nobody.
                 self.started.clear();
                 rig = rig.crash();
@@ -192,6 +205,45 @@ impl World {
         }
         self.look_at_keyed(&rig);
         rig
+    }
+
+    fn cancel_many(&mut self, rig: &mut Rig, rng: &mut fastrand::Rng) {
+        let key = ordering_key(rng.u32(0..4));
+        // Sometimes an earlier one again.
+        let n = if rng.bool() {
+            self.n_bulk
+        } else {
+            rng.u32(0..=self.n_bulk)
+        };
+        self.n_bulk = self.n_bulk.max(n + 1);
+        let below = Offset(rig.durable.records.len() as u64);
+        let filter = CancelFilter {
+            key: Some(key.clone()),
+            ..CancelFilter::default()
+        };
+        let id: CancelId = format!("c{n}-{key}").as_str().try_into().unwrap();
+        // Of a repeated one, the first bound counts.
+        let is_new = self.used.insert(id.clone());
+        for (id, (of, _)) in &self.ordered {
+            if *of == key && id.offset < below {
+                self.unwanted.insert(*id);
+            }
+        }
+        let call = rig.call(Call::CancelMany(SHARD, CancelRequest { id, filter, below }));
+        if is_new {
+            self.asked.push((call, key, below));
+        }
+    }
+
+    /// None of those that it is about starts any more.
+    fn look_at_bulk(&mut self, rig: &Rig) {
+        for (call, key, below) in std::mem::take(&mut self.asked) {
+            match rig.answer(call) {
+                Some(Answer::CancelledMany(Ok(_))) => self.bulk.push((key, below)),
+                Some(_) => {}
+                None => self.asked.push((call, key, below)),
+            }
+        }
     }
 
     fn submit(&mut self, rig: &mut Rig, rng: &mut fastrand::Rng) {
@@ -263,6 +315,7 @@ impl World {
 
     fn lease(&mut self, rig: &mut Rig, rng: &mut fastrand::Rng) {
         let labels = if rng.bool() { gpu() } else { BTreeSet::new() };
+        self.look_at_bulk(rig);
         let tasks = if rng.u32(0..4) == 0 {
             rig.offer("w")
         } else {
@@ -288,6 +341,10 @@ impl World {
         assert!(before < Some(task.token), "tokens of {id} grow");
         assert!(!self.completed.contains(&id), "{id} ended and runs again");
         assert!(!self.cancelled.contains(&id), "{id} was cancelled and runs");
+        let key = self.ordered.get(&id).map(|(key, _)| key);
+        let is_about = |(of, below): &(OrderingKey, Offset)| Some(of) == key && id.offset < *below;
+        let is_covered = self.bulk.iter().any(is_about) && !self.wanted_again.contains(&id);
+        assert!(!is_covered, "{id} starts in spite of a bulk cancel");
         if let Ok(key) = std::str::from_utf8(&task.data).unwrap().parse::<u32>() {
             let first = *self.ran.entry(key).or_insert(id);
             assert_eq!(first, id, "a repetition of key {key} runs");
@@ -368,6 +425,7 @@ impl World {
         rig.release_reads();
         for _ in 0..400 {
             rig.pass(Duration::from_secs(11));
+            self.look_at_bulk(&rig);
             loop {
                 let tasks = rig.lease_with("w", 64, gpu());
                 if tasks.is_empty() {
@@ -407,6 +465,13 @@ impl World {
                 id.offset.0
             );
         }
+        assert!(
+            rig.durable
+                .cancels
+                .iter()
+                .all(|rule| rule.over_at.is_some()),
+            "seed {seed}: a bulk cancel has no end"
+        );
         let mut check = |ids: &[TaskId], name| {
             for id in ids {
                 let state = rig.state(*id);

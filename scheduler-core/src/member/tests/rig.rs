@@ -38,6 +38,7 @@ pub(super) struct Durable {
     pub(super) records: Vec<Option<Record>>,
     pub(super) rows: BTreeMap<Offset, StoredTask>,
     pub(super) keys: BTreeMap<IdempotencyKey, KeyRow>,
+    pub(super) cancels: Vec<crate::CancelRule>,
     done: BTreeMap<u64, DoneChunk>,
     pub(super) watermark: u64,
     seen_end: u64,
@@ -507,6 +508,9 @@ impl Durable {
         for row in &part.keys {
             self.keys.insert(row.key.clone(), row.clone());
         }
+        if let Some(cancels) = &part.cancels {
+            self.cancels.clone_from(cancels);
+        }
         Flushed::Saved
     }
 
@@ -537,6 +541,7 @@ impl Durable {
                 .due((Timestamp::EPOCH, Offset::ZERO), Timestamp::EPOCH, 0)
                 .next_due_at,
             has_keyed: self.rows.values().any(|row| row.ordering_key().is_some()),
+            cancels: self.cancels.clone(),
             released: std::mem::take(&mut self.released),
         }
     }

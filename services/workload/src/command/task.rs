@@ -7,7 +7,9 @@ use clap::Subcommand;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{parse_duration, pipeline::path_of, read_json, read_options, segment};
+use super::{
+    cancel::CancelMany, parse_duration, pipeline::path_of, read_json, read_options, segment,
+};
 use crate::{client::Api, failure::Failure, output::Format};
 
 /// The longest wait of one call; longer waits are many calls.
@@ -84,6 +86,8 @@ pub(crate) enum Command {
         /// The task's id.
         id: String,
     },
+    /// Cancel all tasks of a pipeline that fit: none of them starts any more. Later ones are not meant.
+    CancelMany(CancelMany),
 }
 
 impl Command {
@@ -151,6 +155,7 @@ impl Command {
                 let answer = api.post(&path, &Value::Null).await?;
                 format.one(&answer.body)
             }
+            Self::CancelMany(cancel) => cancel.run(api, format).await,
             Self::Cancel { app, id } => {
                 let path = format!("{}/cancel", task_path(&app, &id));
                 let answer = api.post(&path, &Value::Null).await?;

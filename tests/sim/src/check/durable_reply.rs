@@ -1,6 +1,6 @@
 //! durable-reply: what a reply, read or notice says is durable as it leaves, and is never unsaid.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use scheduler_core::{
     Held, IdempotencyKey, Outcome, StateName, TaskId, Timestamp,
@@ -14,6 +14,8 @@ use crate::fact::{By, Fact};
 pub(super) struct DurableReply {
     /// Ends that somebody was told, and when first.
     told: BTreeMap<TaskId, (StateName, Timestamp)>,
+    /// Tasks of which somebody was told that they start no more.
+    stopped: BTreeSet<TaskId>,
 }
 
 impl Check for DurableReply {
@@ -29,6 +31,10 @@ impl Check for DurableReply {
                     return broken(*id, "its cancel is confirmed and not durable");
                 }
                 self.tell(*id, StateName::Cancelled, truth.now)
+            }
+            Fact::CancelledMany(shard, request) => {
+                self.stopped.extend(truth.log.covered(*shard, request));
+                Ok(())
             }
             Fact::AnsweredKeyed(shard, key, id) => {
                 let key = IdempotencyKey::try_from(&**key).ok();
@@ -74,6 +80,9 @@ impl Check for DurableReply {
                 Some((state, _)) => {
                     let why = format!("it was told to be {} and runs again", state.as_str());
                     broken(grant.held.id, why)
+                }
+                None if self.stopped.contains(&grant.held.id) => {
+                    broken(grant.held.id, "a bulk cancel covers it and it starts")
                 }
                 None => Ok(()),
             },

@@ -119,6 +119,11 @@ impl World {
                 }
             }
             Request::Cancel(id) => self.note(Fact::CancelAsked(*id)),
+            Request::CancelMany(shard, request) => {
+                for id in self.log.covered(*shard, request) {
+                    self.note(Fact::CancelAsked(id));
+                }
+            }
             _ => {}
         }
         let node = &mut self.members[member];
@@ -241,6 +246,9 @@ fn facts_of(member: usize, pending: &Pending, part: u32, answer: &Answer) -> Vec
             vec![Fact::Renewed(member, held[at].0, answer.is_ok())]
         }
         (Request::Cancel(id), Answer::Cancelled(Ok(()))) => vec![Fact::Cancelled(*id)],
+        (Request::CancelMany(shard, request), Answer::CancelledMany(Ok(_))) => {
+            vec![Fact::CancelledMany(*shard, request.clone())]
+        }
         (Request::Submit(shard, key, _), Answer::Submitted(Ok((id, _)))) => {
             vec![Fact::AnsweredKeyed(*shard, key.as_str().into(), *id)]
         }

@@ -7,6 +7,7 @@
 )]
 
 mod backlog;
+mod cancels;
 mod dead_letters;
 mod end_to_end;
 mod engines;
