@@ -111,10 +111,15 @@ impl Line {
 
     /// Whether the task at `offset` is the one to start next; the log was read up to `read_to`.
     fn is_next(&self, offset: Offset, read_to: Offset) -> bool {
+        let waits = self.is_front(offset, read_to) && self.unsurveyed.is_none();
+        waits || self.running.is_empty() && self.holding.first() == Some(&offset)
+    }
+
+    /// Whether the task at `offset` goes next, unless a task that is not known holds the key.
+    fn is_front(&self, offset: Offset, read_to: Offset) -> bool {
         let first = self.waiting.first_key_value().map(|(first, _)| first);
         let is_first = first == Some(&offset) && offset < read_to && self.is_known(offset);
-        let waits = self.is_free() && is_first && self.unsurveyed.is_none();
-        waits || self.running.is_empty() && self.holding.first() == Some(&offset)
+        self.is_free() && is_first
     }
 
     /// Whether all tasks before `offset` that are not in memory have ended.
@@ -224,8 +229,9 @@ impl Order {
         if line.is_next(offset, read_to) {
             return Turn::Now;
         }
-        // The store is read again only for those that wait, and only once nothing holds the key.
-        if line.holding.contains(&offset) {
+        // The store is read again only for those that wait, and only once nothing holds the key. What goes next stays
+        // while it is asked who holds the key, since it would be read again at once.
+        if line.holding.contains(&offset) || line.is_front(offset, read_to) {
             return Turn::Later;
         }
         let lies_behind = !line.is_known(offset) && line.rest > Some(Offset::ZERO);

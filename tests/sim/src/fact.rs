@@ -40,6 +40,8 @@ pub(crate) enum Fact {
     Renewed(usize, Held, bool),
     /// A poll that names the lease came to the owner of its shard, who now shows it as running.
     Declared(usize, Held),
+    /// The same, and whoever it came to shows nothing of the task.
+    Named(usize, Held),
     /// A member was asked to cancel a task.
     CancelAsked(TaskId),
     /// A member said that a task is cancelled.
@@ -128,6 +130,7 @@ impl Fact {
             | Self::Reported(_, held, ..)
             | Self::Renewed(_, held, _)
             | Self::Declared(_, held)
+            | Self::Named(_, held)
             | Self::Began(_, held) => Some(held.id),
             Self::Seen(task, shard, _) => Some(TaskId {
                 shard: *shard,

@@ -572,3 +572,30 @@ fn a_key_that_is_held_from_behind_a_long_line_is_known_after_a_crash() {
         rig.report(held, completed());
     }
 }
+
+#[test]
+fn long_lines_in_a_small_window_go_on_after_a_crash() {
+    let config = Config {
+        window_tasks_max: 64,
+        ..config()
+    };
+    let mut rig = Rig::new(config, TaskOptions::default());
+    let key = |n: usize| keyed(&format!("k{}", n % 4));
+    let mut ids: Vec<_> = (0..600).map(|n| rig.submit(key(n))).collect();
+    let work = |rig: &mut Rig| {
+        let tasks = rig.lease("w", 9);
+        for task in &tasks {
+            let (id, token) = (task.id, task.token);
+            rig.report(Held { id, token }, completed());
+        }
+        rig.pass(SECOND);
+        tasks.len()
+    };
+    let n_before: usize = (0..20).map(|_| work(&mut rig)).sum();
+    let mut rig = rig.crash();
+    // More of each key is read from the log before the store is asked.
+    ids.extend((0..40).map(|n| rig.submit(key(n))));
+    rig.pass(SECOND * 20);
+    let n_after: usize = (0..400).map(|_| work(&mut rig)).sum();
+    assert_eq!(n_before + n_after, ids.len());
+}

@@ -73,6 +73,12 @@ impl Check for NoNeedlessRerun {
             }
             Fact::Renewed(member, held, true) => self.sign(*member, *held, true, truth),
             Fact::Declared(member, held) => self.sign(*member, *held, false, truth),
+            // An owner without a proof does not tell what it makes of a sign.
+            Fact::Named(member, held) | Fact::Renewed(member, held, false)
+                if self.owns(*member, held.id, truth) =>
+            {
+                self.touch(*held);
+            }
             _ => {}
         }
         Ok(())
@@ -105,6 +111,11 @@ impl NoNeedlessRerun {
         }
     }
 
+    fn owns(&self, member: usize, id: TaskId, truth: Truth<'_>) -> bool {
+        let epoch = self.owners.get(&(member, id.shard));
+        epoch == Some(&truth.store.epoch(id.shard))
+    }
+
     fn touch(&mut self, held: Held) {
         if let Some(lease) = self.leases.get_mut(&held.id)
             && lease.token == held.token
@@ -123,8 +134,7 @@ impl NoNeedlessRerun {
 
     /// The owner of the shard knows that a worker has the lease.
     fn sign(&mut self, member: usize, held: Held, is_beat: bool, truth: Truth<'_>) {
-        let epoch = self.owners.get(&(member, held.id.shard));
-        let owns = epoch == Some(&truth.store.epoch(held.id.shard));
+        let owns = self.owns(member, held.id, truth);
         if let Some(lease) = self.leases.get_mut(&held.id)
             && lease.token == held.token
             && owns

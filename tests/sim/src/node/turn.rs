@@ -161,11 +161,16 @@ impl World {
     fn act_answer(&mut self, member: usize, call: CallId, part: u32, answer: Answer) {
         let node = &mut self.members[member];
         if let Some(held) = node.calls.looked(call) {
-            if let Answer::Seen(Seen::Here { task, .. }) = answer
-                && matches!(task.state, StoredState::Running { .. })
-                && task.token == held.token
-            {
-                self.note(Fact::Declared(member, held));
+            match answer {
+                Answer::Seen(Seen::Here { task, .. })
+                    if matches!(task.state, StoredState::Running { .. })
+                        && task.token == held.token =>
+                {
+                    self.note(Fact::Declared(member, held));
+                }
+                // Without a proof it shows nothing, whatever it has made of it.
+                Answer::Seen(Seen::Nowhere) => self.note(Fact::Named(member, held)),
+                _ => {}
             }
             return;
         }
