@@ -286,8 +286,9 @@ impl Shard {
     fn room(&self) -> (usize, usize) {
         let (n_due, due_bytes) = self.due.coming();
         let (n_keyed, keyed_bytes) = self.order.coming();
-        let n = self.window.len() + n_due + n_keyed;
-        let n_bytes = self.window.n_bytes() + due_bytes + keyed_bytes;
+        let (n_swept, swept_bytes) = self.cancels.coming();
+        let n = self.window.len() + n_due + n_keyed + n_swept;
+        let n_bytes = self.window.n_bytes() + due_bytes + keyed_bytes + swept_bytes;
         (
             self.config.window_tasks_max.saturating_sub(n),
             self.config.window_bytes_max.saturating_sub(n_bytes),

@@ -62,6 +62,8 @@ struct Sweep {
 struct Reading {
     /// The rules up to this one are served by it.
     number: u32,
+    /// At most so many tasks and bytes come.
+    coming: (usize, usize),
     /// Tasks that left memory meanwhile: the page may show them as they were before.
     left: FxHashSet<Offset>,
 }
@@ -196,6 +198,12 @@ impl Cancels {
         if let Some(reading) = &mut self.sweep.reading {
             reading.left.insert(offset);
         }
+    }
+
+    /// How many tasks and bytes may come with the page that is being read.
+    pub(super) fn coming(&self) -> (usize, usize) {
+        let reading = self.sweep.reading.as_ref();
+        reading.map_or((0, 0), |reading| reading.coming)
     }
 
     /// Whether a page of parked tasks is being read.
@@ -384,6 +392,7 @@ impl Shard {
         };
         self.cancels.sweep.reading = Some(Reading {
             number: self.cancels.last,
+            coming: (page.n_max, page.bytes_max),
             left: FxHashSet::default(),
         });
         out.push(Action::ReadDue(self.epoch, page));
