@@ -180,7 +180,7 @@ impl Order {
             };
             lines.insert(key.clone(), new);
         }
-        lines.entry(key.clone()).or_default()
+        lines.get_mut(key).expect("a line was just made of the key")
     }
 
     /// A task joins its key: it waits, or holds the key if it was started before.
@@ -189,7 +189,8 @@ impl Order {
             self.beyond.insert((offset, key.clone()));
         }
         let line = self.line(key);
-        if line.running.contains(&offset) {
+        let is_known = !started && line.waiting.get(&offset) == Some(&Some(at));
+        if is_known || line.running.contains(&offset) {
             return;
         }
         if started {

@@ -179,6 +179,11 @@ impl Shard {
 
     /// Lets a task wait for its turn.
     fn line_up(&mut self, at: SlotRef) {
+        let waits = |entry: &Entry| entry.queued && entry.hold == Hold::None;
+        if self.window.get(at).is_some_and(waits) {
+            // It was only stored meanwhile.
+            return;
+        }
         if self.key_of(at).is_some() && !self.is_its_turn(at) {
             return;
         }
