@@ -80,6 +80,7 @@ async fn park(store: &Store, n: u64, due_at: Timestamp) {
             tasks: (from..to).map(|offset| task(offset, due_at)).collect(),
             forgotten: Vec::new(),
             keys: Vec::new(),
+            cancels: None,
         };
         store.flush(&[part]).await.expect("memory never fails");
     }
