@@ -3,7 +3,7 @@
 use std::error::Error as _;
 
 use scheduler_core::{
-    Offset, PipelineNumber, Timestamp,
+    CancelFilter, CancelRule, Offset, PipelineNumber, Timestamp,
     port::{
         FailureKind,
         store::{Ending, Flushed, KeyRow, Lookup, Parked, ShardFlush, StoredState},
@@ -53,12 +53,22 @@ async fn fill(database: &Database) -> Store {
         fingerprint: 7,
         keep_until: Timestamp::NEVER,
     };
+    let rule = CancelRule {
+        id: "customer-7".try_into().unwrap(),
+        filter: CancelFilter::default(),
+        default_group: None,
+        below: Offset(9),
+        made_at: Timestamp::from_millis(1_000_000_008_000),
+        n_cancelled: 1,
+        over_at: None,
+    };
     let forever = StoredState::Ended {
         ending: Ending::Completed { result: "1".into() },
         ended_at: Timestamp::from_millis(1_000_000_009_000),
         keep_until: Timestamp::NEVER,
     };
     let full = ShardFlush {
+        cancels: Some(vec![rule]),
         watermark: Offset(2),
         seen_end: Offset(2_000),
         done: vec![DoneChunk {
