@@ -26,6 +26,7 @@ pub use self::clock::SystemClock;
 use crate::{
     Config, Error, Slot, TaskId,
     action::Answer,
+    explain::Tally,
     member::{Call, Event, Load},
     port::{Clock, TaskStore},
     scheduler::Ports,
@@ -70,6 +71,7 @@ enum Input {
 struct Health {
     is_ready: AtomicBool,
     load: Mutex<Load>,
+    tally: Mutex<Tally>,
     slots: Mutex<FxHashSet<Slot>>,
     refused: Mutex<Vec<String>>,
 }
@@ -181,6 +183,12 @@ impl Handle {
     pub(crate) fn load(&self) -> Load {
         let load = self.health.load.lock();
         *load.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the member's tasks wait for, as of a moment ago.
+    pub(crate) fn tally(&self) -> Tally {
+        let tally = self.health.tally.lock();
+        *tally.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the placement gave this slot to the member.

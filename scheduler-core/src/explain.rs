@@ -1,7 +1,10 @@
 //! Why a task does not run, and what will change that.
 
+mod tally;
+
 use std::{borrow::Cow, collections::BTreeSet, fmt};
 
+pub use self::tally::Tally;
 use crate::{
     TaskId, TenantName, Timestamp,
     task::{GroupName, Label, OrderingKey},

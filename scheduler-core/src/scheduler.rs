@@ -29,6 +29,7 @@ use self::{directory::Directory, gather::Gather, route::Route};
 use crate::{
     Config, Error, Pipeline, PipelineNumber, PipelinePath, TaskId, TenantName,
     driver::Handle,
+    explain::Tally,
     member::Load,
     owner::{Owner, Peers},
     port::{Catalog, Clock, Placement, TaskLog, TaskStore, log::Bounds},
@@ -206,6 +207,13 @@ impl Scheduler {
     #[must_use]
     pub fn load(&self) -> Option<Load> {
         self.shared.driver.as_ref().map(Handle::load)
+    }
+
+    /// What the tasks wait for that the member in this process has in memory, if there is one. It is counted at most
+    /// once a second.
+    #[must_use]
+    pub fn tally(&self) -> Option<Tally> {
+        self.shared.driver.as_ref().map(Handle::tally)
     }
 
     /// Stops in good order: answers waiting polls, saves what is unsaved, gives up its shards, and

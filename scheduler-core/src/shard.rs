@@ -17,6 +17,7 @@ mod ready;
 mod save;
 mod service;
 mod settled;
+mod tally;
 mod timer;
 mod transition;
 mod trim;
@@ -425,10 +426,10 @@ impl Shard {
 
     fn end_adoption(&mut self, now: Timestamp) {
         for at in std::mem::take(&mut self.adopting) {
-            if let Some(entry) = self.window.get_mut(at)
+            if let Some(entry) = self.window.get(at)
                 && entry.hold == Hold::Adoption
             {
-                entry.hold = Hold::None;
+                self.window.set_hold(at, Hold::None);
                 self.place(at, now);
             }
         }

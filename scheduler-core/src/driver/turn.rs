@@ -23,6 +23,8 @@ use crate::{
 const TURN_MAX: usize = 1_024;
 /// How often polls and questions whose callers have gone are looked for.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
+/// How long after a change it is counted what tasks wait for, so that many turns share one count.
+const TALLY_AFTER: Duration = Duration::from_secs(1);
 
 type Sources = (mpsc::Receiver<Input>, mpsc::UnboundedReceiver<Event>);
 
@@ -38,6 +40,8 @@ pub(super) struct Turns {
     fetch: Option<JoinHandle<()>>,
     fetched_appetite: u64,
     swept_at: Timestamp,
+    /// Something may have changed since it was counted what tasks wait for.
+    tally_at: Option<Timestamp>,
     health: Arc<Health>,
     is_stopped: bool,
 }
@@ -56,6 +60,7 @@ impl Turns {
             watched: Watched::default(),
             sources,
             swept_at: Timestamp::EPOCH,
+            tally_at: None,
             fetch: None,
             fetched_appetite: 0,
             performer: Performer::new(Arc::clone(&config), ports, events),
@@ -102,6 +107,7 @@ impl Turns {
             self.act(&mut actions);
             self.fetch();
             self.note_health();
+            self.note_tally(now);
         }
         if let Some(fetch) = self.fetch.take() {
             fetch.abort();
@@ -116,7 +122,8 @@ impl Turns {
     async fn gather(&mut self, inputs: &mut Vec<Input>, events: &mut Vec<Event>) {
         let now = self.performer.now();
         let sweep_at = (self.calls.len() > 0).then(|| self.swept_at + SWEEP_EVERY);
-        let wake_at = self.member.wake_at(now).into_iter().chain(sweep_at).min();
+        let wakes = [self.member.wake_at(now), sweep_at, self.tally_at];
+        let wake_at = wakes.into_iter().flatten().min();
         let clock = self.performer.clock();
         let (from_callers, from_ports) = &mut self.sources;
         tokio::select! {
@@ -204,6 +211,16 @@ impl Turns {
     fn note_slots(&self) {
         let slots = self.health.slots.lock();
         *slots.unwrap_or_else(std::sync::PoisonError::into_inner) = self.member.slots().collect();
+    }
+
+    /// A turn that counts leaves nothing to count, so that a member without work sleeps.
+    fn note_tally(&mut self, now: Timestamp) {
+        let tally_at = *self.tally_at.get_or_insert(now + TALLY_AFTER);
+        if tally_at <= now {
+            self.tally_at = None;
+            let tally = self.health.tally.lock();
+            *tally.unwrap_or_else(std::sync::PoisonError::into_inner) = self.member.tally(now);
+        }
     }
 
     fn note_health(&self) {

@@ -1,12 +1,12 @@
 //! What a member shows of itself: where tasks are, how many there are, how much there is to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Member, dispatch::fleets_of};
 use crate::{
-    Offset, ShardId, StateName, TaskId, Timestamp,
+    Label, Offset, Pipeline, ShardId, StateName, TaskId, Timestamp,
     action::{Action, Answer, CallId, Counts, Seen},
-    explain::{Blocker, Scope, Waits},
+    explain::{Blocker, Scope, Tally, Waits},
     port::store::cut_page,
     shard::{Shard, limit::Closed},
 };
@@ -99,10 +99,33 @@ impl Member {
             });
         }
         let (labels, cost) = self.shards.get(&task.shard)?.needs(task.offset)?;
-        let mut fleets = fleets_of(pipeline);
-        let has_worker = fleets.any(|fleet| self.dispatcher.has_worker(&fleet, &labels, cost));
-        let has_worker = has_worker || self.seekers.has_worker(task.shard.pipeline, &labels, cost);
+        let has_worker = self.has_worker(pipeline, &labels, cost);
         (!has_worker).then_some(Blocker::Worker { labels, cost })
+    }
+
+    /// Whether a worker asks that may take tasks of the pipeline with these labels and this cost.
+    fn has_worker(&self, pipeline: &Pipeline, labels: &BTreeSet<Label>, cost: u16) -> bool {
+        let mut fleets = fleets_of(pipeline);
+        fleets.any(|fleet| self.dispatcher.has_worker(&fleet, labels, cost))
+            || self.seekers.has_worker(pipeline.number, labels, cost)
+    }
+
+    /// What the tasks in memory wait for. Looks at each shard and at each set of needs in it, not at tasks.
+    #[must_use]
+    pub fn tally(&self, now: Timestamp) -> Tally {
+        let mut tally = Tally::default();
+        for (id, shard) in &self.shards {
+            let pipeline = self.pipelines.get(&id.pipeline);
+            let closed = pipeline.and_then(|pipeline| {
+                self.tenants
+                    .closed(&self.config, &pipeline.path.tenant, now)
+            });
+            let has_worker = |labels: &BTreeSet<Label>, cost| {
+                pipeline.is_none_or(|pipeline| self.has_worker(pipeline, labels, cost))
+            };
+            tally += shard.tally(closed, has_worker, now);
+        }
+        tally
     }
 
     /// A shard as it may be shown: without a fresh proof of membership another owner may be ahead of it, and

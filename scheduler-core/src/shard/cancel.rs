@@ -313,9 +313,10 @@ impl Shard {
         let Some(number) = first else {
             return false;
         };
-        if let Hold::Aside(_) = std::mem::replace(&mut entry.hold, Hold::Cancel) {
+        if let Hold::Aside(_) = entry.hold {
             self.n_aside -= 1;
         }
+        self.window.set_hold(at, Hold::Cancel);
         self.cancels.taken.push_back((at, number));
         if let Some(known) = self.cancels.get_mut(number) {
             known.n_taken += 1;
@@ -355,8 +356,8 @@ impl Shard {
         if entry.task.state.name().is_terminal() {
             return false;
         }
-        entry.hold = Hold::None;
         entry.cancelled_by = Some(number);
+        self.window.set_hold(at, Hold::None);
         // No state but an ended one refuses a cancel.
         self.transition(at, Event::CancelRequested, None, now, out)
             .is_ok()

@@ -288,9 +288,10 @@ impl Shard {
 
     /// The first record of a key goes on.
     fn release_record(&mut self, (at, offset, _): Record, now: Timestamp) {
-        if let Some(entry) = self.window.get_mut(at) {
+        if self.window.get(at).is_some() {
             let adopts = offset < self.claimed_end && now < self.adopt_until;
-            entry.hold = if adopts { Hold::Adoption } else { Hold::None };
+            let hold = if adopts { Hold::Adoption } else { Hold::None };
+            self.window.set_hold(at, hold);
             if adopts {
                 self.adopting.push_back(at);
             }

@@ -424,10 +424,10 @@ impl Shard {
 
     /// A lease that this owner did not grant just now is running again.
     fn note_resumed(&mut self, at: SlotRef, token: LeaseToken) {
-        if let Some(entry) = self.window.get_mut(at)
+        if let Some(entry) = self.window.get(at)
             && entry.hold == Hold::Adoption
         {
-            entry.hold = Hold::None;
+            self.window.set_hold(at, Hold::None);
         }
         self.note_fresh(at, token);
     }

@@ -345,10 +345,10 @@ impl Shard {
                 .and_then(|(_, at)| at),
         };
         if let Some(at) = next {
-            if let Some(entry) = self.window.get_mut(at)
+            if let Some(entry) = self.window.get(at)
                 && entry.hold == Hold::Behind
             {
-                entry.hold = Hold::None;
+                self.window.set_hold(at, Hold::None);
                 self.place(at, now);
             }
             return;

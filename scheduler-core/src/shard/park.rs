@@ -153,6 +153,7 @@ impl Shard {
                 .task
                 .apply(fired, now, &self.rules, &mut self.rng)
                 .ok();
+            self.window.stand(at);
             self.line_up(at);
         } else if wake_at.since(now) <= self.config.park_over {
             self.timers.arm(at.slot, wake_at);
@@ -210,21 +211,22 @@ impl Shard {
     pub(super) fn is_its_turn(&mut self, at: SlotRef) -> bool {
         // One that was to wait for its time joins its key only now.
         self.join_key(at);
-        let (Some(key), Some(entry)) = (self.key_of(at), self.window.get_mut(at)) else {
+        let (Some(key), Some(entry)) = (self.key_of(at), self.window.get(at)) else {
             return true;
         };
-        let offset = entry.task.offset;
+        let (offset, saved_available) = (entry.task.offset, entry.saved_available);
+        let deadline = entry.task.deadline(&self.rules);
         let turn = self.order.turn(&key, offset, self.config.window_tasks_max);
         match turn {
-            Turn::Now => entry.hold = Hold::None,
+            Turn::Now => self.window.set_hold(at, Hold::None),
             Turn::Later | Turn::Away => {
-                entry.hold = Hold::Behind;
-                self.timers.arm(at.slot, entry.task.deadline(&self.rules));
+                self.window.set_hold(at, Hold::Behind);
+                self.timers.arm(at.slot, deadline);
             }
         }
         if turn == Turn::Away {
             // As scheduled or retryable its key would not find it.
-            if entry.saved_available {
+            if saved_available {
                 self.timers.disarm(at.slot);
                 self.window.remove(at);
                 self.left_memory(offset);
@@ -251,12 +253,13 @@ impl Shard {
             if !entry.is_ready() || self.key_of(at).is_some() && !self.is_its_turn(at) {
                 continue;
             }
-            let Some(entry) = self.window.get_mut(at) else {
+            let Some(entry) = self.window.get(at) else {
                 continue;
             };
             // The longer it has waited the longer it stays away, so that those who wait for hours cost little.
             let age = now.since(entry.task.accepted_at) / 2;
-            entry.hold = Hold::Aside(now + age.clamp(ASIDE_FIRST, ASIDE_LAST));
+            let until = now + age.clamp(ASIDE_FIRST, ASIDE_LAST);
+            self.window.set_hold(at, Hold::Aside(until));
             self.n_aside += 1;
             self.save_later(at);
         }
@@ -266,9 +269,7 @@ impl Shard {
     /// was, and would not be found.
     fn leave_aside(&mut self, at: SlotRef, until: Timestamp, now: Timestamp) {
         self.n_aside -= 1;
-        if let Some(entry) = self.window.get_mut(at) {
-            entry.hold = Hold::None;
-        }
+        self.window.set_hold(at, Hold::None);
         if until > now {
             self.leave(at, until);
         } else {

@@ -4,6 +4,8 @@
 //! line whose group is at a limit is taken off its board until that opens, so finding the next task
 //! looks at one line for each set of needs that the worker meets, however many groups wait.
 
+mod tally;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap},
@@ -17,7 +19,6 @@ use super::{
 };
 use crate::{
     Offset, Timestamp,
-    explain::Ahead,
     pipeline::limits::Limit,
     task::{GroupName, Label},
 };
@@ -62,6 +63,7 @@ struct Line {
     tasks: BinaryHeap<Reverse<(Rank, SlotRef)>>,
     /// As it stands on its class's board.
     listed: Option<Rank>,
+    counted: tally::Counted,
 }
 
 /// Lines of the same needs.
@@ -71,6 +73,8 @@ struct Class {
     /// Open lines by their first task.
     board: BTreeSet<(Rank, LineId)>,
     lines: FxHashMap<Option<GroupName>, LineId>,
+    /// How many wait in open lines.
+    n_open: usize,
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +97,7 @@ pub(super) struct Ready {
     /// When the rates of groups let another task start.
     refills: BTreeSet<(Timestamp, GroupName)>,
     n_tickets: usize,
+    shut: tally::Shut,
     /// The highest rank of all tasks that came.
     last_rank: u64,
 }
@@ -117,6 +122,7 @@ impl Ready {
             groups: FxHashMap::default(),
             refills: BTreeSet::new(),
             n_tickets: 0,
+            shut: tally::Shut::default(),
             last_rank: 0,
         }
     }
@@ -171,11 +177,13 @@ impl Ready {
 
     /// Brings a line's place on its board up to date; one that is empty goes away.
     fn list(&mut self, id: LineId) {
-        let line = &mut self.lines[id as usize];
+        let line = &self.lines[id as usize];
         let group = line.group.as_ref().and_then(|group| self.groups.get(group));
-        let is_open = group.is_none_or(|group| group.closed.is_none());
+        let closed = group.and_then(|group| group.closed);
+        self.count_line(id, closed);
+        let line = &mut self.lines[id as usize];
         let first = line.tasks.peek().map(|Reverse((rank, _))| *rank);
-        let listed = first.filter(|_| is_open);
+        let listed = first.filter(|_| closed.is_none());
         if line.listed != listed {
             let class = &mut self.classes[line.class as usize];
             if let Some(rank) = std::mem::replace(&mut line.listed, listed) {
@@ -320,21 +328,6 @@ impl Ready {
         Some((closed, gauge.holders()))
     }
 
-    /// How many go before a task of this rank: about, as if ranks were spread evenly over those that wait.
-    pub(super) fn ahead_of(&self, rank: Rank) -> Ahead {
-        let firsts = self.classes.iter().filter_map(|class| class.board.first());
-        let first = firsts.map(|(rank, _)| rank.at).min().unwrap_or(rank.at);
-        let at_most = self.n_tickets.saturating_sub(1) as u64;
-        let span = self.last_rank.saturating_sub(first);
-        let passed = rank.at.saturating_sub(first);
-        let share = u128::from(passed) * u128::from(at_most);
-        let about = share.checked_div(u128::from(span)).unwrap_or(0);
-        Ahead {
-            about: u64::try_from(about).unwrap_or(u64::MAX).min(at_most),
-            at_most,
-        }
-    }
-
     fn judge_group(&mut self, name: &GroupName, limit: &Limit, now: Timestamp) {
         let Some(group) = self.groups.get_mut(name) else {
             return;
@@ -358,8 +351,9 @@ impl Ready {
             group.wake_at = Some(at);
             self.refills.insert((at, name.clone()));
         }
-        let was_open = std::mem::replace(&mut group.closed, closed).is_none();
-        if was_open != closed.is_none() {
+        let before = std::mem::replace(&mut group.closed, closed);
+        let kind = |closed: Closed| std::mem::discriminant(&closed);
+        if before.map(kind) != closed.map(kind) {
             for line in group.lines.clone() {
                 self.list(line);
             }
@@ -379,6 +373,7 @@ impl Ready {
             let from = tasks.len().saturating_sub(n_left).max(n_kept);
             shed.extend(tasks.drain(from..).map(|Reverse((_, at))| at));
             line.tasks = tasks.into();
+            self.list(id);
             if shed.len() >= n_max {
                 break;
             }
@@ -463,6 +458,7 @@ impl Class {
             needs,
             board: BTreeSet::new(),
             lines: FxHashMap::default(),
+            n_open: 0,
         }
     }
 }
@@ -474,6 +470,7 @@ impl Line {
             group,
             tasks: BinaryHeap::new(),
             listed: None,
+            counted: tally::Counted::default(),
         }
     }
 }

@@ -310,6 +310,7 @@ impl Shard {
             if matches!(entry.task.state, State::Ended { .. }) {
                 self.forget(at, &mut ended);
             } else {
+                self.window.stand(at);
                 self.place(at, now);
             }
         }

@@ -27,6 +27,42 @@ pub(super) enum Hold {
     Cancel,
 }
 
+/// As what a task in memory is counted, see [`Tally`](crate::explain::Tally).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Running,
+    /// It has ended, and shows nothing else.
+    Ended,
+    Saving,
+    Scheduled,
+    Backoff,
+    Repetition,
+    Adoption,
+    Aside,
+    /// Another task of its ordering key goes first.
+    Behind,
+    /// Only limits, workers and others that go first are in its way.
+    Free,
+}
+
+/// How many tasks stand how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Standings([usize; Standing::Free as usize + 1]);
+
+impl Standings {
+    pub(super) fn of(&self, standing: Standing) -> usize {
+        self.0[standing as usize]
+    }
+
+    fn add(&mut self, standing: Standing) {
+        self.0[standing as usize] += 1;
+    }
+
+    fn remove(&mut self, standing: Standing) {
+        self.0[standing as usize] -= 1;
+    }
+}
+
 /// What is shown of a task while its change is not durable: the state before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shown {
@@ -65,6 +101,7 @@ pub(super) struct Entry {
     pub(super) key_stored: bool,
     /// As the window counted it.
     n_bytes: usize,
+    counted_as: Standing,
 }
 
 impl Entry {
@@ -85,6 +122,7 @@ impl Entry {
             saving: false,
             queued: false,
             n_bytes: 0,
+            counted_as: Standing::Free,
         }
     }
 
@@ -95,6 +133,24 @@ impl Entry {
 
     pub(super) fn is_ready(&self) -> bool {
         matches!(self.task.state, State::Available) && self.hold == Hold::None && !self.is_unsaved()
+    }
+
+    fn standing(&self) -> Standing {
+        if self.shown.is_some() {
+            return Standing::Saving;
+        }
+        match (&self.task.state, self.hold) {
+            (State::Running(_), _) => Standing::Running,
+            (State::Ended { .. }, _) => Standing::Ended,
+            (State::Scheduled { .. }, _) => Standing::Scheduled,
+            (State::Retryable { .. }, _) => Standing::Backoff,
+            (State::Available, Hold::Cancel) => Standing::Saving,
+            (State::Available, Hold::Key) => Standing::Repetition,
+            (State::Available, Hold::Adoption) => Standing::Adoption,
+            (State::Available, Hold::Aside(_)) => Standing::Aside,
+            (State::Available, Hold::Behind) => Standing::Behind,
+            (State::Available, Hold::None) => Standing::Free,
+        }
     }
 }
 
@@ -118,6 +174,7 @@ pub(super) struct Window {
     free: Vec<u32>,
     by_offset: FxHashMap<Offset, u32>,
     n_bytes: usize,
+    standings: Standings,
 }
 
 impl Window {
@@ -128,6 +185,11 @@ impl Window {
     /// Bytes of data, options, errors, progress and results.
     pub(super) fn n_bytes(&self) -> usize {
         self.n_bytes
+    }
+
+    /// How many tasks stand how.
+    pub(super) fn standings(&self) -> &Standings {
+        &self.standings
     }
 
     pub(super) fn contains(&self, offset: Offset) -> bool {
@@ -163,6 +225,8 @@ impl Window {
         let offset = entry.task.offset;
         entry.n_bytes = entry.task.n_bytes();
         self.n_bytes += entry.n_bytes;
+        entry.counted_as = entry.standing();
+        self.standings.add(entry.counted_as);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
@@ -187,16 +251,36 @@ impl Window {
         self.free.push(at.slot);
         self.by_offset.remove(&entry.task.offset);
         self.n_bytes -= entry.n_bytes;
+        self.standings.remove(entry.counted_as);
         Some(entry)
     }
 
-    /// Counts the bytes of a task that has changed.
+    /// Says what stands between a task and its turn.
+    pub(super) fn set_hold(&mut self, at: SlotRef, hold: Hold) {
+        if let Some(entry) = self.get_mut(at) {
+            entry.hold = hold;
+            self.stand(at);
+        }
+    }
+
+    /// Counts a task as what it is, after its state, its hold or what is shown of it has changed.
+    pub(super) fn stand(&mut self, at: SlotRef) {
+        if let Some(entry) = self.get_mut(at) {
+            let standing = entry.standing();
+            let before = std::mem::replace(&mut entry.counted_as, standing);
+            self.standings.remove(before);
+            self.standings.add(standing);
+        }
+    }
+
+    /// Counts a task that has changed, and its bytes.
     pub(super) fn recount(&mut self, at: SlotRef) {
         if let Some(entry) = self.get_mut(at) {
             let n_bytes = entry.task.n_bytes();
             let before = std::mem::replace(&mut entry.n_bytes, n_bytes);
             self.n_bytes = self.n_bytes - before + n_bytes;
         }
+        self.stand(at);
     }
 
     /// Where all tasks are, in no order that means anything.

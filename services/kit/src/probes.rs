@@ -59,6 +59,12 @@ impl Metrics {
                 metrics::gauge!(name).set(value as f64);
             }
         }
+        if let Some(tally) = scheduler.tally() {
+            for (reason, n) in tally.waiting() {
+                #[expect(clippy::cast_precision_loss, reason = "a gauge needs no last digit")]
+                metrics::gauge!("workload_tasks_waiting", "reason" => reason).set(n as f64);
+            }
+        }
         self.recorded.run_upkeep();
         self.recorded.render()
     }
@@ -96,4 +102,40 @@ async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
 
 async fn render(State(shared): State<Shared>) -> String {
     shared.1.render(&shared.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use scheduler_core::{Config, PipelineSpec, Submit, memory};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn metrics_say_what_tasks_wait_for() {
+        let metrics = Metrics::start().unwrap();
+        let ports = memory::ports();
+        let scheduler = Scheduler::start(Config::default(), ports).await.unwrap();
+        let path = scheduler_core::path("default", "app", "pipe").unwrap();
+        let spec = PipelineSpec::default();
+        scheduler.create_pipeline(&path, spec).await.unwrap();
+        for _ in 0..3 {
+            let submit = Submit::new("{}".to_owned());
+            scheduler.submit(&path, submit).await.unwrap();
+        }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let line = "workload_tasks_waiting{reason=\"worker\"} 3";
+        while !metrics.render(&scheduler).lines().any(|has| has == line) {
+            assert!(
+                Instant::now() < deadline,
+                "{line} is not in\n{}",
+                metrics.render(&scheduler)
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let text = metrics.render(&scheduler);
+        assert!(text.contains("workload_tasks_waiting{reason=\"paused\"} 0"));
+        scheduler.shutdown().await;
+    }
 }

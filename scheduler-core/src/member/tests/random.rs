@@ -11,6 +11,7 @@ use std::{
 use super::{
     super::{Call, Event},
     rig::{Rig, SHARD, completed, config, failed},
+    tally,
 };
 use crate::{
     CancelFilter, CancelId, CancelRequest, Config, Label, LeaseToken, Offset, OrderingKey, Outcome,
@@ -498,6 +499,7 @@ fn accepted_tasks_survive_any_life() {
         limit_groups(&mut rig);
         for _ in 0..N_STEPS {
             rig = world.step(rig, &mut rng);
+            tally::check(&rig);
         }
         let mut rig = world.heal(rig);
         world.check(&mut rig, seed);
