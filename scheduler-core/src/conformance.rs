@@ -68,6 +68,7 @@ macro_rules! task_log_conformance {
             a_fetch_keeps_its_limits_and_reads_on,
             a_fetch_leaves_out_partitions_without_news,
             a_record_is_read_at_its_offset,
+            many_records_are_read_at_their_offsets,
             bounds_follow_the_records,
             trimmed_records_are_gone_and_the_others_stay,
             a_fetch_from_below_the_start_is_lost,

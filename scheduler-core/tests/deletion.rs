@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use scheduler_core::{
     Config, Deleted, Epoch, Error, ListTasks, Mode, Offset, Outcome, Pipeline, PipelineNumber,
-    PipelinePath, PipelineSpec, Poll, Ports, Report, Scheduler, ShardId, Submit, TaskOptions,
-    memory,
+    PipelinePath, PipelineSpec, Poll, Ports, Report, Scheduler, ShardId, Submit, TaskId,
+    TaskOptions, memory,
     port::{
         Catalog, FailureKind, PortError, TaskLog, TaskStore,
         catalog::{CatalogVersion, Change, Changed, Snapshot},
@@ -117,8 +117,8 @@ impl TaskLog for Mortal<dyn TaskLog> {
         self.port.fetch(wanted, wait).await
     }
 
-    async fn read_at(&self, shard: ShardId, offset: Offset) -> Result<Option<Record>, PortError> {
-        self.port.read_at(shard, offset).await
+    async fn read_at(&self, wanted: &[TaskId]) -> Vec<Result<Option<Record>, PortError>> {
+        self.port.read_at(wanted).await
     }
 
     async fn bounds(&self, shards: &[ShardId]) -> Vec<Result<Bounds, PortError>> {

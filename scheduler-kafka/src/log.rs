@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use rdkafka::{Offset as Position, error::RDKafkaErrorCode};
 use scheduler_core::{
-    Offset, Pipeline, ShardId,
+    Offset, Pipeline, ShardId, TaskId,
     member::shards_of,
     port::{
         PortError, TaskLog,
@@ -298,10 +298,16 @@ impl TaskLog for KafkaLog {
         Ok(self.fetcher("fetch records")?.fetch(wanted, wait).await)
     }
 
-    async fn read_at(&self, shard: ShardId, offset: Offset) -> Result<Option<Record>, PortError> {
+    async fn read_at(&self, wanted: &[TaskId]) -> Vec<Result<Option<Record>, PortError>> {
         let start = || PointReader::start(&self.cluster);
-        let reader = self.reader.get("read a record", start)?;
-        reader.read(shard, offset).await
+        match self.reader.get("read a record", start) {
+            Ok(reader) => reader.read(wanted).await,
+            Err(err) => {
+                let why = err.to_string();
+                let again = |_| Err(unavailable("read a record", why.clone()));
+                wanted.iter().map(again).collect()
+            }
+        }
     }
 
     async fn bounds(&self, shards: &[ShardId]) -> Vec<Result<Bounds, PortError>> {

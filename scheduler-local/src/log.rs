@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use scheduler_core::{
-    Mode, Offset, Pipeline, ShardId, Timestamp,
+    Mode, Offset, Pipeline, ShardId, TaskId, Timestamp,
     member::shards_of,
     port::{
         FailureKind, PortError, TaskLog,
@@ -165,6 +165,25 @@ impl LocalLog {
         rows.iter().map(batch).collect()
     }
 
+    async fn read_one(&self, id: TaskId) -> Result<Option<Record>, PortError> {
+        let fetch = Fetch {
+            shard: id.shard,
+            from: id.offset,
+            n_max: 1,
+            bytes_max: 0,
+        };
+        let bounds = self.view.bounds(id.shard);
+        let bounds = bounds.ok_or_else(|| no_log("read a record", id.shard))?;
+        if !(bounds.start..bounds.end).contains(&id.offset) {
+            return Ok(None);
+        }
+        let fetched = self.fetch_now(&[fetch]).await?;
+        let records = fetched.read.into_iter().flat_map(|fetched| fetched.records);
+        Ok(records
+            .into_iter()
+            .find(|record| record.offset == id.offset))
+    }
+
     async fn fetch_now(&self, wanted: &[Fetch]) -> Result<Fetches, PortError> {
         let mut news = Fetches::default();
         for (fetch, plan) in self.view.plan(wanted) {
@@ -273,22 +292,12 @@ impl TaskLog for LocalLog {
         }
     }
 
-    async fn read_at(&self, shard: ShardId, offset: Offset) -> Result<Option<Record>, PortError> {
-        const OPERATION: &str = "read a record";
-        let fetch = Fetch {
-            shard,
-            from: offset,
-            n_max: 1,
-            bytes_max: 0,
-        };
-        let bounds = self.view.bounds(shard);
-        let bounds = bounds.ok_or_else(|| no_log(OPERATION, shard))?;
-        if !(bounds.start..bounds.end).contains(&offset) {
-            return Ok(None);
+    async fn read_at(&self, wanted: &[TaskId]) -> Vec<Result<Option<Record>, PortError>> {
+        let mut answers = Vec::with_capacity(wanted.len());
+        for id in wanted {
+            answers.push(self.read_one(*id).await);
         }
-        let fetched = self.fetch_now(&[fetch]).await?;
-        let records = fetched.read.into_iter().flat_map(|fetched| fetched.records);
-        Ok(records.into_iter().find(|record| record.offset == offset))
+        answers
     }
 
     async fn bounds(&self, shards: &[ShardId]) -> Vec<Result<Bounds, PortError>> {

@@ -7,7 +7,7 @@ use super::{
     sample::{fetch, full_task, pipeline, record, shard},
 };
 use crate::{
-    Offset, Pipeline, ShardId,
+    Offset, Pipeline, ShardId, TaskId,
     port::{
         FailureKind, PortError, TaskLog,
         log::{Appended, Bounds, Fetch, Fetched, Fetches, NewRecord, Record, RecordBody},
@@ -89,6 +89,12 @@ async fn read(log: &dyn TaskLog, shard: ShardId, from: Offset, n: usize) -> Vec<
         "there are more records than were appended"
     );
     records
+}
+
+async fn read_one(log: &dyn TaskLog, shard: ShardId, offset: Offset) -> Option<Record> {
+    let read = in_time(log.read_at(&[TaskId { shard, offset }])).await;
+    let [answer] = <[_; 1]>::try_from(read).unwrap();
+    answer.unwrap()
 }
 
 fn check_order(fetched: &Fetched, from: Offset) {
@@ -325,13 +331,53 @@ pub async fn a_record_is_read_at_its_offset(home: At<'_>) {
     for _ in 0..2 {
         let log = open(home, 2).await;
         for (n, offset) in offsets.iter().enumerate() {
-            let record = log.read_at(shard(1, 0), *offset).await.unwrap().unwrap();
+            let record = read_one(&*log, shard(1, 0), *offset).await.unwrap();
             assert_eq!((record.offset, text(&record)), (*offset, n.to_string()));
         }
         let beyond = offsets[4].next();
-        assert_eq!(log.read_at(shard(1, 0), beyond).await.unwrap(), None);
-        assert_eq!(log.read_at(shard(1, 1), Offset::ZERO).await.unwrap(), None);
+        assert_eq!(read_one(&*log, shard(1, 0), beyond).await, None);
+        assert_eq!(read_one(&*log, shard(1, 1), Offset::ZERO).await, None);
     }
+}
+
+/// In any order, one of them twice, some of them not there.
+pub async fn many_records_are_read_at_their_offsets(home: At<'_>) {
+    const N: u32 = 3_000;
+    let log = open(home, 3).await;
+    let parts = [shard(1, 0), shard(1, 1)];
+    let mut wanted = Vec::new();
+    let mut expected = Vec::new();
+    for part in parts {
+        let offsets = append_n(&*log, part, 0..N).await;
+        // Near ones and far ones, from the last to the first.
+        for (n, offset) in offsets.iter().enumerate().rev() {
+            if n % 1_500 < 40 {
+                wanted.push(TaskId {
+                    shard: part,
+                    offset: *offset,
+                });
+                expected.push(Some(n.to_string()));
+            }
+        }
+        wanted.push(TaskId {
+            shard: part,
+            offset: Offset(u64::MAX >> 1),
+        });
+        expected.push(None);
+    }
+    wanted.push(wanted[0]);
+    expected.push(expected[0].clone());
+    wanted.push(TaskId {
+        shard: shard(1, 2),
+        offset: Offset::ZERO,
+    });
+    expected.push(None);
+    let read = in_time(log.read_at(&wanted)).await;
+    let texts: Vec<_> = read
+        .iter()
+        .map(|answer| answer.as_ref().unwrap().as_ref().map(text))
+        .collect();
+    assert_eq!(texts, expected);
 }
 
 /// In the order asked.

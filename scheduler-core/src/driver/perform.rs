@@ -14,9 +14,9 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::read::{due_each, get_each, keyed_each, read_log};
+use self::read::{due_each, get_each, keyed_each, read_logs};
 use crate::{
-    Config, Epoch, IdempotencyKey, Offset, ShardId, Slot, Timestamp,
+    Config, Epoch, IdempotencyKey, Offset, ShardId, Slot, TaskId, Timestamp,
     action::Action,
     member::Event,
     port::{
@@ -208,23 +208,37 @@ impl Performer {
         if wanted.is_empty() {
             return;
         }
-        let ports = self.ports.clone();
+        let (ports, events) = (self.ports.clone(), self.events.clone());
         self.spawn(async move {
             let lookups: Vec<_> = wanted
                 .iter()
                 .map(|(id, _, at)| Lookup::Task(*id, *at))
                 .collect();
             let rows = get_each(&*ports.store, &lookups).await;
-            let mut events = Vec::with_capacity(wanted.len());
+            let mut unsaved = Vec::new();
             for ((id, epoch, offset), row) in wanted.into_iter().zip(rows) {
                 let loaded = match row {
                     Ok(Some(Found::Task(task))) => Loaded::Stored(task),
-                    Ok(_) => read_log(&ports, id, offset).await,
+                    Ok(_) => {
+                        unsaved.push((id, epoch, offset));
+                        continue;
+                    }
                     Err(_) => Loaded::Failed,
                 };
-                events.push(Event::Loaded(id, epoch, offset, loaded));
+                // At once: what is in the store need not wait for the log. A driver that has stopped needs nothing.
+                events.send(Event::Loaded(id, epoch, offset, loaded)).ok();
             }
-            events
+            if unsaved.is_empty() {
+                return Vec::new();
+            }
+            let id_of = |(shard, _, offset): &(ShardId, Epoch, Offset)| TaskId {
+                shard: *shard,
+                offset: *offset,
+            };
+            let ids: Vec<_> = unsaved.iter().map(id_of).collect();
+            let read = read_logs(&ports, &ids).await;
+            let event = |((id, epoch, offset), loaded)| Event::Loaded(id, epoch, offset, loaded);
+            unsaved.into_iter().zip(read).map(event).collect()
         });
     }
 

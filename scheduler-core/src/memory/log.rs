@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::lock;
 use crate::{
-    Mode, Offset, Pipeline, PipelineNumber, ShardId,
+    Mode, Offset, Pipeline, PipelineNumber, ShardId, TaskId,
     port::{
         Clock, FailureKind, PortError, TaskLog,
         log::{Appended, Bounds, Fetch, Fetched, Fetches, NewRecord, Record, RecordBody},
@@ -242,11 +242,14 @@ impl TaskLog for Log {
             .unwrap_or_default())
     }
 
-    async fn read_at(&self, shard: ShardId, offset: Offset) -> Result<Option<Record>, PortError> {
+    async fn read_at(&self, wanted: &[TaskId]) -> Vec<Result<Option<Record>, PortError>> {
         let state = lock(&self.shared.state);
-        let partition = state.partition(shard);
-        let partition = partition.ok_or_else(|| unknown("read a record", shard))?;
-        Ok(partition.at(offset).cloned())
+        let read = |id: &TaskId| {
+            let partition = state.partition(id.shard);
+            let partition = partition.ok_or_else(|| unknown("read a record", id.shard))?;
+            Ok(partition.at(id.offset).cloned())
+        };
+        wanted.iter().map(read).collect()
     }
 
     async fn bounds(&self, shards: &[ShardId]) -> Vec<Result<Bounds, PortError>> {

@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{Offset, Pipeline, ShardId, TaskOptions, Timestamp, port::PortError};
+use crate::{Offset, Pipeline, ShardId, TaskId, TaskOptions, Timestamp, port::PortError};
 
 /// A task as it goes into the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,8 +145,8 @@ pub trait TaskLog: Debug + Send + Sync {
     /// Dropping it has no effect.
     async fn fetch(&self, wanted: &[Fetch], wait: Duration) -> Result<Fetches, PortError>;
 
-    /// Reads one record, or `None` if there is none at that offset.
-    async fn read_at(&self, shard: ShardId, offset: Offset) -> Result<Option<Record>, PortError>;
+    /// Reads single records, thousands if need be: one answer each, in their order, and `None` where there is no record.
+    async fn read_at(&self, wanted: &[TaskId]) -> Vec<Result<Option<Record>, PortError>>;
 
     /// What each partition holds, in the order asked.
     async fn bounds(&self, shards: &[ShardId]) -> Vec<Result<Bounds, PortError>>;

@@ -9,7 +9,7 @@ use std::{
 
 use data_encoding::BASE32_NOPAD_NOCASE;
 
-use super::{Scheduler, unreachable_port};
+use super::{Scheduler, misfit, unreachable_port};
 use crate::{
     Error, Invalid, LeaseToken, Offset, Pipeline, PipelinePath, ShardId, StateName, TaskId,
     TenantName, Timestamp,
@@ -225,7 +225,8 @@ impl Scheduler {
     }
 
     async fn read_log(&self, pipeline: &Pipeline, id: TaskId) -> Result<Option<TaskView>, Error> {
-        let record = self.shared.ports.log.read_at(id.shard, id.offset).await;
+        let read = self.shared.ports.log.read_at(&[id]).await.pop();
+        let record = read.ok_or_else(misfit)?;
         let record = record.map_err(|err| unreachable_port("the log", &err))?;
         let now = self.shared.ports.clock.now();
         Ok(record.map(|record| view_of_record(pipeline, id, record, now)))

@@ -1,7 +1,8 @@
-//! Reads of single records: a few threads, each with a consumer, take what was asked meanwhile at once.
+//! Reads of single records: a few threads, each with a consumer, take what was asked meanwhile at once,
+//! and read each partition from the first wanted record on.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +17,7 @@ use rdkafka::{
     error::KafkaResult,
 };
 use scheduler_core::{
-    Offset, ShardId,
+    Offset, TaskId,
     port::{PortError, log::Record},
 };
 use tokio::sync::oneshot;
@@ -36,10 +37,12 @@ use crate::{
 const OPERATION: &str = "read a record";
 /// Threads that read.
 const N_THREADS: usize = 2;
-/// Records that one thread reads at once.
-const READS_MAX: usize = 64;
+/// Partitions that one thread reads at once.
+const PARTITIONS_MAX: usize = 64;
 /// Records that may be waited for.
 const WAITING_MAX: usize = 100_000;
+/// A partition is read on to the next wanted record if at most so many lie between: finding a place anew takes longer.
+const GAP_MAX: u64 = 1_000;
 /// How often an idle thread takes its consumer's lines.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -59,13 +62,18 @@ struct Shared {
     is_over: AtomicBool,
 }
 
+/// A topic and a partition of it.
+type Part = (Arc<str>, u16);
+
 #[derive(Debug)]
 struct Read {
-    topic: Arc<str>,
-    partition: u16,
+    part: Part,
     offset: Offset,
     answer: oneshot::Sender<Answer>,
 }
+
+/// What is wanted of one partition: whoever asked, by offset.
+type Wanted = BTreeMap<Offset, Vec<oneshot::Sender<Answer>>>;
 
 impl Shared {
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Read>> {
@@ -93,33 +101,43 @@ impl PointReader {
         Ok(this)
     }
 
-    /// Reads one record, or `None` if there is none at that offset.
-    pub(crate) async fn read(
-        &self,
-        shard: ShardId,
-        offset: Offset,
-    ) -> Result<Option<Record>, PortError> {
-        let known = self.cluster.topics.holding(OPERATION, shard)?;
-        let (answer, answered) = oneshot::channel();
-        {
-            let mut waiting = self.shared.waiting();
+    /// Reads records: one answer each, and `None` where there is none.
+    pub(crate) async fn read(&self, wanted: &[TaskId]) -> Vec<Result<Option<Record>, PortError>> {
+        let timeout = self.cluster.config.request_timeout;
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut answers = Vec::with_capacity(wanted.len());
+        for asked in self.ask(wanted) {
+            let answer = match asked {
+                Ok(answered) => match tokio::time::timeout_at(deadline, answered).await {
+                    Ok(Ok(Ok(record))) => Ok(record),
+                    Ok(Ok(Err(why))) => Err(unavailable(OPERATION, why)),
+                    Ok(Err(_)) | Err(_) => Err(late(OPERATION)),
+                },
+                Err(err) => Err(err),
+            };
+            answers.push(answer);
+        }
+        answers
+    }
+
+    fn ask(&self, wanted: &[TaskId]) -> Vec<Result<oneshot::Receiver<Answer>, PortError>> {
+        let mut waiting = self.shared.waiting();
+        let ask = |id: &TaskId| {
+            let known = self.cluster.topics.holding(OPERATION, id.shard)?;
             if waiting.len() >= WAITING_MAX {
                 return Err(unavailable(OPERATION, "too many records are being read"));
             }
+            let (answer, answered) = oneshot::channel();
             waiting.push_back(Read {
-                topic: known.name,
-                partition: shard.partition.0,
-                offset,
+                part: (known.name, id.shard.partition.0),
+                offset: id.offset,
                 answer,
             });
-        }
+            Ok(answered)
+        };
+        let asked = wanted.iter().map(ask).collect();
         self.shared.asked.notify_one();
-        let timeout = self.cluster.config.request_timeout;
-        match tokio::time::timeout(timeout, answered).await {
-            Ok(Ok(Ok(record))) => Ok(record),
-            Ok(Ok(Err(why))) => Err(unavailable(OPERATION, why)),
-            Ok(Err(_)) | Err(_) => Err(late(OPERATION)),
-        }
+        asked
     }
 }
 
@@ -143,107 +161,152 @@ fn connect(cluster: &Cluster) -> KafkaResult<BaseConsumer<Reports>> {
 
 fn run(cluster: &Cluster, shared: &Shared, consumer: &BaseConsumer<Reports>, events: &Events) {
     while !shared.is_over.load(Ordering::Acquire) {
-        let reads = next_reads(shared);
-        if reads.is_empty() {
+        let wanted = next_reads(shared);
+        if wanted.is_empty() {
             // Only lines come while nothing is assigned.
             while events.poll(Duration::ZERO, |_| {}) {}
             continue;
         }
-        read_all(cluster, consumer, events, reads);
+        let mut round = Round {
+            wanted,
+            far: Vec::new(),
+            payload_bytes_max: cluster.config.payload_bytes_max,
+        };
+        round.read(cluster, consumer, events);
+        let mut waiting = shared.waiting();
+        for read in round.far.into_iter().rev() {
+            waiting.push_front(read);
+        }
     }
 }
 
-/// Takes what was asked, at most one of each partition, and waits a while if nothing was.
-fn next_reads(shared: &Shared) -> HashMap<(Arc<str>, u16), Read> {
+/// Takes what was asked of some partitions, and waits a while if nothing was.
+fn next_reads(shared: &Shared) -> HashMap<Part, Wanted> {
     let mut waiting = shared.waiting();
     if waiting.is_empty() && !shared.is_over.load(Ordering::Acquire) {
         let waited = shared.asked.wait_timeout(waiting, TICK);
         (waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
     }
-    let mut reads = HashMap::new();
+    let mut wanted: HashMap<Part, Wanted> = HashMap::new();
     let mut rest = VecDeque::new();
-    while let Some(read) = waiting.pop_front() {
+    for read in waiting.drain(..) {
         // Whoever has gone needs no answer.
         if read.answer.is_closed() {
             continue;
         }
-        let place = (Arc::clone(&read.topic), read.partition);
-        if reads.len() >= READS_MAX {
+        if wanted.len() >= PARTITIONS_MAX && !wanted.contains_key(&read.part) {
             rest.push_back(read);
-            break;
+            continue;
         }
-        match reads.entry(place) {
-            Entry::Occupied(_) => rest.push_back(read),
-            Entry::Vacant(free) => drop(free.insert(read)),
-        }
+        let askers = wanted.entry(read.part).or_default();
+        askers.entry(read.offset).or_default().push(read.answer);
     }
-    while let Some(read) = rest.pop_back() {
-        waiting.push_front(read);
-    }
+    *waiting = rest;
     if !waiting.is_empty() {
         shared.asked.notify_one();
     }
-    reads
+    wanted
 }
 
-fn read_all(
-    cluster: &Cluster,
-    consumer: &BaseConsumer<Reports>,
-    events: &Events,
-    mut reads: HashMap<(Arc<str>, u16), Read>,
-) {
-    let deadline = Instant::now() + cluster.config.request_timeout;
-    let place = |read: &Read| {
-        let offset = i64::try_from(read.offset.0).unwrap_or(i64::MAX);
-        (
-            Arc::clone(&read.topic),
-            read.partition,
-            Position::Offset(offset),
-        )
-    };
-    if let Err(err) = consumer.assign(&positions(reads.values().map(place))) {
-        for (_, read) in reads {
-            // Whoever has gone needs no answer.
-            read.answer.send(Err(err.to_string())).ok();
-        }
-        return;
-    }
-    while !reads.is_empty() {
-        let Some(wait) = deadline.checked_duration_since(Instant::now()) else {
-            break;
+/// One pass over some partitions, in each from the first wanted record on.
+struct Round {
+    wanted: HashMap<Part, Wanted>,
+    /// Too far from the ones before: for another round.
+    far: Vec<Read>,
+    payload_bytes_max: usize,
+}
+
+impl Round {
+    fn read(&mut self, cluster: &Cluster, consumer: &BaseConsumer<Reports>, events: &Events) {
+        let deadline = Instant::now() + cluster.config.request_timeout;
+        let place = |(part, wanted): (&Part, &Wanted)| {
+            let first = wanted.keys().next().copied().unwrap_or(Offset::ZERO);
+            let first = i64::try_from(first.0).unwrap_or(i64::MAX);
+            (Arc::clone(&part.0), part.1, Position::Offset(first))
         };
-        events.poll(wait.min(TICK), |polled| {
-            hear(polled, cluster.config.payload_bytes_max, &mut reads);
-        });
-        reads.retain(|_, read| !read.answer.is_closed());
+        if let Err(err) = consumer.assign(&positions(self.wanted.iter().map(place))) {
+            let askers = self.wanted.drain().flat_map(|(_, wanted)| wanted);
+            askers.for_each(|(_, askers)| tell(askers, &Err(err.to_string())));
+            return;
+        }
+        while !self.wanted.is_empty() {
+            let Some(wait) = deadline.checked_duration_since(Instant::now()) else {
+                break;
+            };
+            events.poll(wait.min(TICK), |polled| self.hear(&polled));
+            self.wanted.retain(|_, wanted| {
+                let mut askers = wanted.values().flatten();
+                askers.any(|asker| !asker.is_closed())
+            });
+        }
+        // What is left is told as late by whoever waits. A consumer that cannot do this has ended.
+        consumer.unassign().ok();
     }
-    // What is left is told as late by whoever waits. A consumer that cannot do this has ended.
-    consumer.unassign().ok();
+
+    fn hear(&mut self, polled: &Polled<'_>) {
+        let (Polled::Record(place, _) | Polled::End(place) | Polled::Failed(place, _)) = polled;
+        let Ok(partition) = u16::try_from(place.partition) else {
+            return;
+        };
+        let part: Part = (Arc::from(place.topic), partition);
+        let Some(mut wanted) = self.wanted.remove(&part) else {
+            return;
+        };
+        match polled {
+            Polled::Record(place, raw) => {
+                // None has a negative one.
+                let at = Offset(u64::try_from(place.offset).unwrap_or_default());
+                let rest = wanted.split_off(&at);
+                tell_all(wanted, &Ok(None));
+                wanted = rest;
+                if let Some(askers) = wanted.remove(&at) {
+                    let record = || codec::record(at, *raw, self.payload_bytes_max);
+                    let record = (!codec::is_mark(*raw)).then(record);
+                    tell(askers, &Ok(record));
+                }
+                let is_far = |next: &Offset| next.0 - at.0 > GAP_MAX;
+                if wanted.keys().next().is_some_and(is_far) {
+                    self.postpone(&part, std::mem::take(&mut wanted));
+                }
+            }
+            Polled::End(_) => tell_all(std::mem::take(&mut wanted), &Ok(None)),
+            Polled::Failed(_, failure) => match verdict(failure) {
+                Verdict::Lost(_) if crate::topic::is_out_of_range(failure.code) => {
+                    // The others may be there.
+                    if let Some((_, askers)) = wanted.pop_first() {
+                        tell(askers, &Ok(None));
+                    }
+                    self.postpone(&part, std::mem::take(&mut wanted));
+                }
+                Verdict::Lost(_) | Verdict::Doubt => {
+                    tell_all(std::mem::take(&mut wanted), &Err(failure.to_string()));
+                }
+                Verdict::Passing => {}
+            },
+        }
+        if !wanted.is_empty() {
+            self.wanted.insert(part, wanted);
+        }
+    }
+
+    fn postpone(&mut self, part: &Part, wanted: Wanted) {
+        for (offset, askers) in wanted {
+            self.far.extend(askers.into_iter().map(|answer| Read {
+                part: part.clone(),
+                offset,
+                answer,
+            }));
+        }
+    }
 }
 
-fn hear(polled: Polled<'_>, payload_bytes_max: usize, reads: &mut HashMap<(Arc<str>, u16), Read>) {
-    let (Polled::Record(place, _) | Polled::End(place) | Polled::Failed(place, _)) = &polled;
-    let Ok(partition) = u16::try_from(place.partition) else {
-        return;
-    };
-    let key = (Arc::from(place.topic), partition);
-    let Some(wanted) = reads.get(&key).map(|read| read.offset) else {
-        return;
-    };
-    let found = u64::try_from(place.offset).map(Offset);
-    let answer = match polled {
-        Polled::Record(_, raw) if found == Ok(wanted) && !codec::is_mark(raw) => {
-            Ok(Some(codec::record(wanted, raw, payload_bytes_max)))
-        }
-        Polled::Record(..) | Polled::End(_) => Ok(None),
-        Polled::Failed(_, failure) => match verdict(&failure) {
-            Verdict::Lost(_) if crate::topic::is_out_of_range(failure.code) => Ok(None),
-            Verdict::Lost(_) | Verdict::Doubt => Err(failure.to_string()),
-            Verdict::Passing => return,
-        },
-    };
-    if let Some(read) = reads.remove(&key) {
+fn tell_all(wanted: Wanted, answer: &Answer) {
+    wanted.into_values().for_each(|askers| tell(askers, answer));
+}
+
+fn tell(askers: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
+    for asker in askers {
         // Whoever has gone needs no answer.
-        read.answer.send(answer).ok();
+        asker.send(answer.clone()).ok();
     }
 }

@@ -7,7 +7,8 @@ use rdkafka::{
 use scheduler_core::{Offset, PipelineNumber, port::FailureKind};
 
 use crate::support::{
-    LONG, Prefix, append, bounds, ensure, in_time, pipeline, read_to_end, record, shard, text,
+    LONG, Prefix, append, bounds, ensure, in_time, pipeline, read_one, read_to_end, record, shard,
+    text,
 };
 
 #[tokio::test]
@@ -41,10 +42,7 @@ async fn what_closes_a_topic_is_no_task_and_no_dead_letter() {
     let texts: Vec<_> = records.iter().map(text).collect();
     assert_eq!(texts, [Ok("{}".to_owned())]);
     for offset in end.0..closed.0 {
-        let found = in_time(log.read_at(shard(0), Offset(offset)))
-            .await
-            .unwrap();
-        assert_eq!(found, None);
+        assert_eq!(read_one(&*log, offset).await, None);
     }
 }
 

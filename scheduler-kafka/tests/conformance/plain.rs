@@ -10,7 +10,7 @@ use rdkafka::{
 };
 use scheduler_core::{TaskOptions, port::log::RecordBody};
 
-use crate::support::{LONG, Prefix, append, in_time, read_to_end, record, shard, text};
+use crate::support::{LONG, Prefix, append, in_time, read_one, read_to_end, record, text};
 
 fn produce(prefix: &Prefix, values: &[Option<&[u8]>], headers: Option<OwnedHeaders>) {
     let mut client = prefix.foreign();
@@ -59,9 +59,7 @@ async fn json_objects_are_tasks_with_default_options() {
             "{record:?}"
         );
     }
-    let found = in_time(log.read_at(shard(0), records[1].offset))
-        .await
-        .unwrap();
+    let found = read_one(&*log, records[1].offset.0).await;
     assert_eq!(found.as_ref(), Some(&records[1]));
 }
 

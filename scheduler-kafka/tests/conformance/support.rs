@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use rdkafka::{ClientConfig, admin::AdminClient, client::DefaultClientContext};
 use scheduler_core::{
-    Offset, Partition, Pipeline, PipelineNumber, PipelineSpec, Revision, ShardId, TaskOptions,
-    Timestamp,
+    Offset, Partition, Pipeline, PipelineNumber, PipelineSpec, Revision, ShardId, TaskId,
+    TaskOptions, Timestamp,
     conformance::Home,
     port::{
         TaskLog,
@@ -145,6 +145,17 @@ pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, future)
         .await
         .expect("it must not take so long")
+}
+
+/// The record of the first partition at an offset.
+pub(crate) async fn read_one(log: &dyn TaskLog, offset: u64) -> Option<Record> {
+    let id = TaskId {
+        shard: shard(0),
+        offset: Offset(offset),
+    };
+    let read = in_time(log.read_at(&[id])).await;
+    let [answer] = <[_; 1]>::try_from(read).unwrap();
+    answer.unwrap()
 }
 
 pub(crate) fn wanted(from: u64) -> Fetch {

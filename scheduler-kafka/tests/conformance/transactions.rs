@@ -3,7 +3,9 @@
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use scheduler_core::{Offset, port::log::Fetched};
 
-use crate::support::{LONG, Prefix, append, bounds, fetch, in_time, read_to_end, shard, text};
+use crate::support::{
+    LONG, Prefix, append, bounds, fetch, in_time, read_one, read_to_end, shard, text,
+};
 
 fn transactional(prefix: &Prefix) -> BaseProducer {
     let producer: BaseProducer = prefix
@@ -54,10 +56,7 @@ async fn aborted_records_at_the_tail_are_absent_and_the_end_is_reached() {
             fetch(&*log, from).await.read,
             std::slice::from_ref(&nothing)
         );
-        assert_eq!(
-            in_time(log.read_at(shard(0), Offset(from))).await.unwrap(),
-            None
-        );
+        assert_eq!(read_one(&*log, from).await, None);
     }
     append(&*log, "{\"n\":9}").await;
     let records = read_to_end(&*log, 5).await;

@@ -89,8 +89,12 @@ async fn only_who_may_is_let_in_and_is_served_as_on_any_broker() {
             "{prefix}"
         );
         assert_eq!(append(&*log).await.unwrap().offset, Offset(0), "{prefix}");
-        let read = log.read_at(SHARD, Offset(0)).await.unwrap();
-        assert!(read.is_some(), "{prefix}");
+        let id = TaskId {
+            shard: SHARD,
+            offset: Offset(0),
+        };
+        let read = log.read_at(&[id]).await;
+        assert!(matches!(read[..], [Ok(Some(_))]), "{prefix}");
     }
     let bad = [
         (

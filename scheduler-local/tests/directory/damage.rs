@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
 use scheduler_core::{
-    Offset, Timestamp,
+    Offset, TaskId, Timestamp,
     port::{FailureKind, store::Lookup},
 };
 use scheduler_local::{OpenError, open};
@@ -198,8 +198,12 @@ async fn a_damaged_row_is_told_and_not_read() {
         read_all(&local).await.unwrap_err().kind(),
         FailureKind::Damaged
     );
-    let read = local.log().read_at(SHARD, Offset::ZERO).await;
-    assert_eq!(read.unwrap_err().kind(), FailureKind::Damaged);
+    let id = TaskId {
+        shard: SHARD,
+        offset: Offset::ZERO,
+    };
+    let read = local.log().read_at(&[id]).await;
+    assert_eq!(read[0].as_ref().unwrap_err().kind(), FailureKind::Damaged);
     let got = local
         .store()
         .get(&[Lookup::Task(SHARD, Offset::ZERO)])

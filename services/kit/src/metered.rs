@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use metrics::{counter, histogram};
 use scheduler_core::{
-    Epoch, Offset, Pipeline, PipelineNumber, ShardId,
+    Epoch, Offset, Pipeline, PipelineNumber, ShardId, TaskId,
     port::{
         PortError, TaskLog, TaskStore,
         log::{Appended, Bounds, Fetch, Fetches, NewRecord, Record},
@@ -124,9 +124,9 @@ impl TaskLog for MeteredLog {
         fetched
     }
 
-    async fn read_at(&self, shard: ShardId, offset: Offset) -> Result<Option<Record>, PortError> {
+    async fn read_at(&self, wanted: &[TaskId]) -> Vec<Result<Option<Record>, PortError>> {
         let measured = Measured::start("log", "read_at");
-        measured.end_with(self.0.read_at(shard, offset).await)
+        measured.end_with_all(self.0.read_at(wanted).await)
     }
 
     async fn bounds(&self, shards: &[ShardId]) -> Vec<Result<Bounds, PortError>> {

@@ -17,7 +17,18 @@ pub async fn trimmed_records_are_gone_and_the_others_stay(home: At<'_>) {
     let log = open(home, 2).await;
     let bounds = bounds(&*log, &[trimmed]).await;
     assert_eq!((bounds[0].start, bounds[0].end), (offsets[6], end));
-    assert_eq!(log.read_at(trimmed, offsets[5]).await.unwrap(), None);
+    assert_eq!(read_one(&*log, trimmed, offsets[5]).await, None);
+    // One that is trimmed hides none that is there.
+    let both = [offsets[5], offsets[6]].map(|offset| TaskId {
+        shard: trimmed,
+        offset,
+    });
+    let read_both = in_time(log.read_at(&both)).await;
+    assert_eq!(read_both[0].as_ref().unwrap(), &None);
+    assert_eq!(
+        read_both[1].as_ref().unwrap().as_ref().map(text),
+        Some("6".to_owned())
+    );
     assert_eq!(
         texts(&read(&*log, trimmed, offsets[6], 2).await),
         ["6", "7"]

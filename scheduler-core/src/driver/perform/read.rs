@@ -4,9 +4,10 @@ use std::pin::Pin;
 
 use super::warn_port;
 use crate::{
-    Offset, ShardId,
+    TaskId,
     port::{
         FailureKind, PortError, TaskStore,
+        log::Record,
         store::{DuePage, DueTasks, Found, KeyedPage, KeyedTasks, Lookup},
     },
     scheduler::Ports,
@@ -80,13 +81,25 @@ pub(super) async fn keyed_each(
     found.into_iter().map(Result::ok).collect()
 }
 
-pub(super) async fn read_log(ports: &Ports, id: ShardId, offset: Offset) -> Loaded {
-    match ports.log.read_at(id, offset).await {
+/// Reads tasks of which the store has no row.
+pub(super) async fn read_logs(ports: &Ports, ids: &[TaskId]) -> Vec<Loaded> {
+    let mut warned = None;
+    let loaded = |read: Result<Option<Record>, PortError>| match read {
         Ok(Some(record)) => Loaded::Logged(Box::new(record)),
         Ok(None) => Loaded::Missing,
         Err(err) => {
-            warn_port(&err, "read a record");
+            // One line says it for all that failed alike.
+            if warned.replace(err.kind()) != Some(err.kind()) {
+                warn_port(&err, "read a record");
+            }
             Loaded::Failed
         }
-    }
+    };
+    ports
+        .log
+        .read_at(ids)
+        .await
+        .into_iter()
+        .map(loaded)
+        .collect()
 }
