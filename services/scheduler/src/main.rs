@@ -1,18 +1,8 @@
 //! A member of the cluster: schedules the shards that Kafka gives it and keeps their state in TiDB.
 #![expect(clippy::print_stdout, reason = "--settings prints")]
 
-use std::sync::Arc;
-
-use anyhow::Context as _;
 use clap::Parser;
-use scheduler_core::{Ports, Scheduler, driver::SystemClock};
-use scheduler_grpc::{
-    client::MemberClients,
-    server::{Access, Limits, Services},
-};
-use tokio::{net::TcpListener, sync::watch};
-use tracing::info;
-use workload_kit::{Engines, Key, Metrics, Settings, metered_log, metered_store};
+use workload_kit::Settings;
 
 /// A member: schedules the shards that Kafka gives it and keeps their state in TiDB.
 #[derive(Debug, Parser)]
@@ -22,98 +12,13 @@ struct Arguments {
     settings: workload_kit::Arguments,
 }
 
-const KEYS: [Key; 3] = [
-    Key {
-        name: "grpc.listen",
-        default: "127.0.0.1:7070",
-        meaning: "where workers, clients and other processes are answered; there is no authentication yet, so only a closed network may reach it",
-    },
-    Key {
-        name: "grpc.advertise",
-        default: "",
-        meaning: "HOST:PORT where other processes reach grpc.listen, written beside this member's claims; empty for grpc.listen itself",
-    },
-    Key {
-        name: "http.listen",
-        default: "127.0.0.1:7071",
-        meaning: "where /healthz, /readyz and /metrics are answered",
-    },
-];
-
-fn keys() -> Vec<Key> {
-    let own = KEYS.into_iter().chain(workload_kit::TELEMETRY_KEYS);
-    own.chain(workload_kit::engine_keys())
-        .chain(workload_kit::scheduler_keys())
-        .collect()
-}
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let settings = Settings::load(keys(), &arguments.settings)?;
+    let settings = Settings::load(workload_scheduler::keys(), &arguments.settings)?;
     if arguments.settings.settings {
         print!("{}", settings.table());
         return Ok(());
     }
-    run(&settings).await
-}
-
-async fn run(settings: &Settings) -> anyhow::Result<()> {
-    let mut reader = settings.reader();
-    let grpc = workload_kit::bind(&mut reader, "grpc.listen").await?;
-    let http = workload_kit::bind(&mut reader, "http.listen").await?;
-    let address = match reader.optional("grpc.advertise") {
-        Some(address) => address,
-        None => grpc.local_addr()?.to_string(),
-    };
-    workload_kit::start_telemetry(&mut reader);
-    let config = workload_kit::scheduler_config(&mut reader, address.clone(), fastrand::u64(..));
-    let engines = Engines::configure(&mut reader);
-    reader.finish()?;
-    let metrics = Metrics::start()?;
-    let engines = engines.open().await?;
-    let ports = Ports {
-        log: metered_log(engines.log()),
-        store: metered_store(engines.store()),
-        catalog: engines.catalog(),
-        placement: engines.placement(),
-        clock: Arc::new(SystemClock::new()),
-    };
-    let peers = Arc::new(MemberClients::new());
-    let scheduler = Scheduler::join(config, ports, peers).await?;
-    info!(address, "member started");
-    serve(scheduler, metrics, grpc, http).await?;
-    info!("member stopped");
-    Ok(())
-}
-
-/// Answers until SIGTERM or SIGINT, then empties long polls, hands over and saves everything.
-async fn serve(
-    scheduler: Scheduler,
-    metrics: Metrics,
-    grpc: TcpListener,
-    http: TcpListener,
-) -> anyhow::Result<()> {
-    let (end, ending) = watch::channel(false);
-    let ended = |mut ending: watch::Receiver<bool>| async move {
-        // An error means that the sender is gone, which is an end.
-        ending.wait_for(|ending| *ending).await.ok();
-    };
-    let services = Services::new(scheduler.clone(), Access::Open, Limits::default())?.for_peers();
-    let serving = tokio::spawn(services.serve(grpc, ended(ending)));
-    let (end_probes, probes_ending) = watch::channel(false);
-    let probing = tokio::spawn(workload_kit::serve_probes(
-        http,
-        scheduler.clone(),
-        metrics,
-        ended(probes_ending),
-    ));
-    worker_sdk::signalled().await;
-    info!("stopping");
-    end.send_replace(true);
-    serving.await.context("gRPC")?.context("gRPC")?;
-    scheduler.shutdown().await;
-    // Last, so that probes say until the end that the member is alive and not ready.
-    end_probes.send_replace(true);
-    probing.await.context("probes")?.context("probes")
+    workload_scheduler::run(&settings, |ports| ports).await
 }

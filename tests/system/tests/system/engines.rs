@@ -2,9 +2,12 @@
 
 mod cluster;
 mod deletion;
+mod faults;
+mod history;
 mod keys;
 mod load;
 mod members;
 mod outages;
+mod pressure;
 mod scale;
 mod truth;

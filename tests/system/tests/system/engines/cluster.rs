@@ -176,9 +176,19 @@ impl std::ops::Deref for Service {
 impl Service {
     /// Starts it, or starts it again where it was.
     pub(crate) fn start(&mut self) {
+        self.start_as(self.program, None);
+    }
+
+    /// Starts a member, where it was, that dies by itself when it passes a point for the `n`th time after the first.
+    pub(crate) fn start_to_fail(&mut self, point: &str, n: u32) {
+        self.start_as("failing-member", Some(format!("{point}:{n}")));
+    }
+
+    fn start_as(&mut self, program: &str, failpoint: Option<String>) {
         assert!(self.process.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(&self.log);
-        let mut command = Command::new(binary(self.program));
+        let mut command = Command::new(binary(program));
+        command.envs(failpoint.map(|failpoint| ("FAILPOINT", failpoint)));
         for argument in &self.arguments {
             command.args(["--set", argument]);
         }
@@ -222,6 +232,15 @@ impl Service {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
+    }
+
+    /// Whether it has ended by itself; if so, it can be started again.
+    pub(crate) fn has_died(&mut self) -> bool {
+        let died = self.process.as_mut().unwrap().try_wait().unwrap();
+        if died.is_some() {
+            self.process = None;
+        }
+        died.is_some()
     }
 
     /// Ends it as Kubernetes would, and tells whether it ended well.

@@ -147,7 +147,7 @@ impl Running {
             (&json!([]), &json!(0))
         );
         let notes = self.cluster.home().join("again.notes");
-        let worker = TestWorker::start(&self.member, "work", notes, 1);
+        let worker = TestWorker::start(&self.member.grpc, "work", notes, 1);
         let id = api.submit("work", &json!({}));
         let task = api.ended(&id);
         assert_eq!(task["state"], "completed", "{task:#}");

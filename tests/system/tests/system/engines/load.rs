@@ -26,14 +26,10 @@ pub(crate) struct TestWorker {
 }
 
 impl TestWorker {
-    pub(crate) fn start(
-        member: &Service,
-        pipeline: &str,
-        notes: PathBuf,
-        concurrency: u32,
-    ) -> Self {
+    /// At the first of these endpoints that can be reached, which are separated by commas.
+    pub(crate) fn start(endpoints: &str, pipeline: &str, notes: PathBuf, concurrency: u32) -> Self {
         let process = Command::new(binary("test-worker"))
-            .arg(&member.grpc)
+            .arg(endpoints)
             .arg(pipeline)
             .arg(&notes)
             .arg(concurrency.to_string())
@@ -87,7 +83,7 @@ pub(crate) fn workers(
 ) -> Vec<TestWorker> {
     let notes = |i| cluster.home().join(format!("{pipeline}-{i}.notes"));
     (0..n)
-        .map(|i| TestWorker::start(member, pipeline, notes(i), 32))
+        .map(|i| TestWorker::start(&member.grpc, pipeline, notes(i), 32))
         .collect()
 }
 

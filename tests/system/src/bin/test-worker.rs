@@ -1,9 +1,13 @@
 //! A worker for tests: notes each run in a file, works as long as the task says, or fails if it says so,
 //! and answers.
 //!
-//! `test-worker ENDPOINT PIPELINE NOTES [CONCURRENCY]`; a note is a line `<task id> <attempt> <token> <worker's pid>`.
+//! `test-worker ENDPOINT PIPELINE NOTES [CONCURRENCY]`; a note is a line `<task id> <attempt> <token> <worker's pid>
+//! <milliseconds since 1970>`.
 
-use std::{io::Write as _, time::Duration};
+use std::{
+    io::Write as _,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Context as _;
 use worker_sdk::{Failure, Outcome, TaskContext, Worker};
@@ -28,12 +32,14 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn work(notes: String, ctx: TaskContext) -> Outcome {
+    let began_at = SystemTime::now().duration_since(UNIX_EPOCH);
     let note = format!(
-        "{} {} {} {}\n",
+        "{} {} {} {} {}\n",
         ctx.id(),
         ctx.attempt(),
         ctx.lease_token(),
-        std::process::id()
+        std::process::id(),
+        began_at.unwrap_or_default().as_millis()
     );
     let noted = std::fs::File::options()
         .create(true)
