@@ -4,6 +4,7 @@
     reason = "a chore talks to whoever types its name"
 )]
 
+mod chaos;
 mod checks;
 mod codegen;
 mod demo;
@@ -20,6 +21,8 @@ const USAGE: &str = "usage: cargo xtask <chore>
   test              checks everything: format, rules, build, tests, demo, lints, docs
   test --no-servers the same without Kafka and TiDB, and says so
   servers           fetches Kafka and builds TiDB for the tests, once
+  chaos [--minutes N] [--seed S]
+                    harms a cluster under load at random, and judges what was seen
   mutants [NAME]    breaks the core in known ways, and requires that the simulation notices
   tidy              checks the rules that no compiler checks
   codegen           generates scheduler-grpc/src/generated from proto/
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
             println!("TiDB is {}", test_servers::fetch_tidb()?.display());
             Ok(())
         }
+        ["chaos", options @ ..] => chaos::run(options),
         ["mutants"] => mutants::run(None),
         ["mutants", wanted] => mutants::run(Some(wanted)),
         ["tidy"] => tidy::check(),

@@ -1,5 +1,6 @@
 //! The services on real Kafka and TiDB. One of these tests at a time, since each loads the machine.
 
+mod chaos;
 mod cluster;
 mod deletion;
 mod faults;

@@ -99,19 +99,28 @@ impl Cluster {
         self.begin("workload-scheduler")
     }
 
+    /// Starts a member that reaches the servers elsewhere.
+    pub(crate) fn member_on(&self, kafka: &str, tidb: &str) -> Service {
+        self.begin_on("workload-scheduler", kafka, tidb)
+    }
+
     /// Starts an API.
     pub(crate) fn api(&self) -> Service {
         self.begin("workload-api")
     }
 
     fn begin(&self, program: &'static str) -> Service {
+        self.begin_on(program, &self.kafka, &self.tidb)
+    }
+
+    fn begin_on(&self, program: &'static str, kafka: &str, tidb: &str) -> Service {
         let id = format!("{:08x}", fastrand::u32(..));
         let [http, grpc] = test_servers::free_ports().unwrap();
         let mut arguments = vec![
             format!("http.listen=127.0.0.1:{http}"),
             format!("grpc.listen=127.0.0.1:{grpc}"),
-            format!("kafka.bootstrap_servers={}", self.kafka),
-            format!("tidb.url={}/{}", self.tidb, self.name),
+            format!("kafka.bootstrap_servers={kafka}"),
+            format!("tidb.url={tidb}/{}", self.name),
         ];
         arguments.extend(self.settings.iter().cloned());
         let mut service = Service {

@@ -1,0 +1,301 @@
+//! Faults at random over a cluster with load, and a verdict: `cargo xtask chaos --minutes N --seed S`.
+//!
+//! Without the servers' own processes (`KAFKA_BOOTSTRAP_SERVERS` and `TIDB_URL` are set) only ours are harmed.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+use test_servers::{Fault, Kafka, Proxy, Tidb};
+
+use super::{
+    cluster::{Cluster, Service, path, spec},
+    faults::judged,
+    history::now,
+    load::TestWorker,
+    pressure::Pressure,
+};
+use crate::fixture::wait_until;
+
+const N_MEMBERS: usize = 3;
+const N_APIS: usize = 2;
+const N_WORKERS: usize = 5;
+const N_PARTITIONS: u16 = 12;
+const PER_SECOND: u32 = 200;
+/// How long it goes on unless `CHAOS_SECONDS` says otherwise.
+const SECONDS: u64 = 45;
+/// A member takes no more memory than this, however long it goes on.
+const RESIDENT_MIB_MAX: u64 = 512;
+
+/// Where the load of a machine shows.
+#[derive(Debug, Clone, Copy)]
+struct Usage {
+    resident_mib: u64,
+    n_files: usize,
+}
+
+impl Usage {
+    fn of(service: &Service) -> Self {
+        let process = PathBuf::from(format!("/proc/{}", service.pid()));
+        let status = std::fs::read_to_string(process.join("status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        Self {
+            resident_mib: kib.unwrap().parse::<u64>().unwrap() / 1_024,
+            n_files: std::fs::read_dir(process.join("fd")).unwrap().count(),
+        }
+    }
+}
+
+/// The servers, if they are ours to break.
+struct Servers {
+    kafka: Kafka,
+    tidb: Tidb,
+}
+
+/// Dropped in this order: servers last.
+struct Chaos {
+    rng: Rng,
+    workers: Vec<TestWorker>,
+    apis: Vec<Service>,
+    /// The first one reaches the servers through proxies, the others as they are.
+    members: Vec<Service>,
+    cluster: Cluster,
+    servers: Option<Servers>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Harm {
+    KillMember,
+    RestartMember,
+    FreezeMember,
+    FailMember,
+    KillApi,
+    CutFromKafka,
+    CutFromTidb,
+    RestartKafka,
+    FreezeKafka,
+    RestartTidb,
+    FreezeTidb,
+}
+
+const OURS: [Harm; 5] = [
+    Harm::KillMember,
+    Harm::RestartMember,
+    Harm::FreezeMember,
+    Harm::FailMember,
+    Harm::KillApi,
+];
+const OF_SERVERS: [Harm; 6] = [
+    Harm::CutFromKafka,
+    Harm::CutFromTidb,
+    Harm::RestartKafka,
+    Harm::FreezeKafka,
+    Harm::RestartTidb,
+    Harm::FreezeTidb,
+];
+const POINTS: [&str; 5] = [
+    "after_claim",
+    "after_fetch",
+    "before_flush",
+    "after_flush",
+    "before_watermark",
+];
+
+impl Chaos {
+    fn start(seed: u64) -> Self {
+        let settings = ["kafka.session_timeout=6s"];
+        let is_foreign = Kafka::from_environment().is_some() || Tidb::from_environment().is_some();
+        let servers = (!is_foreign).then(|| Servers {
+            kafka: Kafka::start().unwrap(),
+            tidb: Tidb::start().unwrap(),
+        });
+        let cluster = match &servers {
+            Some(servers) => Cluster::on(servers.kafka.bootstrap_servers(), servers.tidb.url()),
+            None => Cluster::start(),
+        };
+        let cluster = cluster.with(&settings);
+        let mut members: Vec<_> = (0..N_MEMBERS)
+            .map(|i| match &servers {
+                Some(servers) if i == 0 => cluster.member_on(
+                    &servers.kafka.proxied_bootstrap_servers(),
+                    &servers.tidb.proxied_url(),
+                ),
+                _ => cluster.member(),
+            })
+            .collect();
+        let mut apis: Vec<_> = (0..N_APIS).map(|_| cluster.api()).collect();
+        members.iter_mut().chain(&mut apis).for_each(Service::ready);
+        let client = apis[0].client();
+        let spec = spec(N_PARTITIONS);
+        let created = cluster.run(client.create_pipeline(&path("work"), &spec));
+        created.unwrap();
+        let other = apis[1].client();
+        wait_until("the other API knows the pipeline", || {
+            cluster.run(other.pipeline(&path("work"))).ok()
+        });
+        let workers = (0..N_WORKERS)
+            .map(|i| {
+                let (before, from) = members.split_at(i % N_MEMBERS);
+                let order = from.iter().chain(before);
+                let endpoints: Vec<_> = order.map(|member| member.grpc.clone()).collect();
+                let notes = cluster.home().join(format!("work-{i}.notes"));
+                TestWorker::start(&endpoints.join(","), "work", notes, 16)
+            })
+            .collect();
+        Self {
+            rng: Rng::with_seed(seed),
+            workers,
+            apis,
+            members,
+            cluster,
+            servers,
+        }
+    }
+
+    fn pick(&mut self) -> Harm {
+        let n = OURS.len()
+            + if self.servers.is_some() {
+                OF_SERVERS.len()
+            } else {
+                0
+            };
+        let i = self.rng.usize(..n);
+        OURS.iter().chain(&OF_SERVERS).nth(i).copied().unwrap()
+    }
+
+    /// Does it, and mends what can be mended.
+    fn harm(&mut self, harm: Harm) -> String {
+        let i = self.rng.usize(..N_MEMBERS);
+        let pause = Duration::from_millis(self.rng.u64(200..12_000));
+        let what = format!("{harm:?}");
+        match harm {
+            Harm::KillMember => {
+                self.members[i].kill();
+                std::thread::sleep(pause / 4);
+                self.members[i].start();
+            }
+            Harm::RestartMember => {
+                self.members[i].stop();
+                self.members[i].start();
+            }
+            Harm::FreezeMember => {
+                self.members[i].signal("STOP");
+                std::thread::sleep(pause);
+                self.members[i].signal("CONT");
+            }
+            Harm::FailMember => return self.fail(i),
+            Harm::KillApi => {
+                let api = &mut self.apis[i % N_APIS];
+                api.kill();
+                api.start();
+                api.ready();
+            }
+            _ => return self.harm_servers(harm, pause),
+        }
+        format!("{what} {i}")
+    }
+
+    fn fail(&mut self, i: usize) -> String {
+        let point = self.rng.choice(POINTS).unwrap();
+        let n = self.rng.u32(..20);
+        let member = &mut self.members[i];
+        member.stop();
+        member.start_to_fail(point, n);
+        let start = Instant::now();
+        let mut died = false;
+        while !died && start.elapsed() < Duration::from_secs(15) {
+            std::thread::sleep(Duration::from_millis(20));
+            died = member.has_died();
+        }
+        if !died {
+            member.kill();
+        }
+        member.start();
+        format!("member {i} dies {point} {n}")
+    }
+
+    fn harm_servers(&mut self, harm: Harm, pause: Duration) -> String {
+        let fault = self.rng.choice([
+            Fault::Cut,
+            Fault::BlackHole,
+            Fault::HalfOpen,
+            Fault::Latency(Duration::from_millis(300)),
+            Fault::Throttle(20_000),
+        ]);
+        let fault = fault.unwrap();
+        let Servers { kafka, tidb } = self.servers.as_mut().unwrap();
+        let broken = |proxy: &Proxy| {
+            proxy.set(fault);
+            std::thread::sleep(pause);
+            proxy.set(Fault::None);
+            format!("{fault:?}")
+        };
+        let how = match harm {
+            Harm::CutFromKafka => broken(kafka.proxy()),
+            Harm::CutFromTidb => broken(tidb.proxy()),
+            Harm::RestartKafka => {
+                kafka.kill().unwrap();
+                kafka.restart().unwrap();
+                String::new()
+            }
+            Harm::RestartTidb => {
+                tidb.kill().unwrap();
+                tidb.restart().unwrap();
+                String::new()
+            }
+            Harm::FreezeKafka => {
+                kafka.signal("STOP").unwrap();
+                std::thread::sleep(pause / 2);
+                kafka.signal("CONT").unwrap();
+                String::new()
+            }
+            _ => {
+                tidb.signal("STOP").unwrap();
+                std::thread::sleep(pause / 2);
+                tidb.signal("CONT").unwrap();
+                String::new()
+            }
+        };
+        format!("{harm:?} {how}")
+    }
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} must be a number")),
+    )
+}
+
+#[test]
+fn faults_at_random_break_no_promise() {
+    let seed = from_environment("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let length = Duration::from_secs(from_environment("CHAOS_SECONDS").unwrap_or(SECONDS));
+    println!("seed {seed}, for {length:?}");
+    let mut chaos = Chaos::start(seed);
+    let apis: Vec<_> = chaos.apis.iter().collect();
+    let pressure = Pressure::start(&chaos.cluster, &apis, "work", PER_SECOND);
+    let start = Instant::now();
+    while start.elapsed() < length {
+        let pause = chaos.rng.u64(500..5_000);
+        std::thread::sleep(Duration::from_millis(pause));
+        let from = now();
+        let harm = chaos.pick();
+        let what = chaos.harm(harm);
+        pressure.harmed(&what, from);
+    }
+    for service in chaos.members.iter_mut().chain(&mut chaos.apis) {
+        service.ready();
+    }
+    let history = pressure.finish(&chaos.cluster, &chaos.workers);
+    judged(&history);
+    for member in &chaos.members {
+        let usage = Usage::of(member);
+        println!("{usage:?}");
+        assert!(usage.resident_mib < RESIDENT_MIB_MAX && usage.n_files < 1_000);
+    }
+}
