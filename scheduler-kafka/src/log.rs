@@ -22,7 +22,7 @@ use crate::{
     error::{OpenError, late, unavailable},
     native::{self, Described, Offsets},
     producer::Producer,
-    topic::{Cluster, Known, answer},
+    topic::{Cluster, Known},
 };
 
 /// How soon a partition whose leader has moved is asked for again.
@@ -101,8 +101,10 @@ impl KafkaLog {
         while !rest.is_empty() {
             let each = rest.drain(..);
             let list = positions(each.map(|(topic, partition)| (topic, partition, position)));
-            let call = native::list_offsets(&self.cluster.admin, &list, timeout);
-            let answers: Offsets = answer(operation, call, timeout).await?;
+            let admin = Arc::clone(&self.cluster.admin);
+            let asked = move || native::list_offsets(&admin, &list, timeout);
+            let answers = tokio::task::spawn_blocking(asked).await;
+            let answers: Offsets = answers.map_err(|err| unavailable(operation, err))?;
             let is_over = Instant::now() > deadline;
             for ((topic, partition), answer) in answers {
                 match answer {
@@ -224,6 +226,7 @@ fn has_moved(code: RDKafkaErrorCode) -> bool {
         RDKafkaErrorCode::NotLeaderForPartition
             | RDKafkaErrorCode::LeaderNotAvailable
             | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownPartition
             | RDKafkaErrorCode::FencedLeaderEpoch
             | RDKafkaErrorCode::UnknownLeaderEpoch
             | RDKafkaErrorCode::OffsetNotAvailable

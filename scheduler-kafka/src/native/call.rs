@@ -6,10 +6,13 @@ use std::{
     ptr::{self, NonNull},
     slice,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rdkafka::{TopicPartitionList, admin::AdminClient, bindings as sys, error::RDKafkaErrorCode};
+use rdkafka::{
+    Offset, TopicPartitionList, admin::AdminClient, bindings as sys, error::RDKafkaErrorCode,
+    topic_partition_list::TopicPartitionListElem,
+};
 
 use super::{Event, Failure, Owner as _, Queue, text};
 use crate::client::Reports;
@@ -149,59 +152,78 @@ unsafe fn list<'a, T>(ptr: *const T, n: usize) -> &'a [T] {
 /// An offset of each partition that was asked for, or why it is not known.
 pub(crate) type Offsets = Vec<((Box<str>, i32), Result<i64, RDKafkaErrorCode>)>;
 
-/// Asks for an offset of each of many partitions: [`Offset::Beginning`](rdkafka::Offset) or
-/// [`Offset::End`](rdkafka::Offset), which is the end of what is committed.
+/// Asks for an offset of each of many partitions: [`Offset::Beginning`] or [`Offset::End`], which is the end of what is
+/// committed. Waits for the answer.
+///
+/// Not by the admin API's own call: while that knows no leader of a partition, the caller's thread and librdkafka's
+/// race for its state, and the process ends by a segmentation fault (librdkafka 2.12.1,
+/// `rd_kafka_topic_partition_list_query_leaders_async`). A consumer's question for times takes these two as times.
 pub(crate) fn list_offsets(
-    admin: &Arc<Admin>,
+    admin: &Admin,
     wanted: &TopicPartitionList,
     timeout: Duration,
-) -> Option<Call<Offsets>> {
-    let queue = Queue::new(admin)?;
-    let options = Options::new(
-        admin,
-        sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS,
-        timeout,
-    )?;
-    // SAFETY: all of these live until the call has returned, and librdkafka copies what it keeps.
-    unsafe {
-        let error = sys::rd_kafka_AdminOptions_set_isolation_level(
-            options.0.as_ptr(),
-            sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
-        );
-        if !error.is_null() {
-            sys::rd_kafka_error_destroy(error);
-            return None;
+) -> Offsets {
+    let deadline = Instant::now() + timeout;
+    match try_list_offsets(admin, wanted.clone(), timeout) {
+        Ok(found) => found,
+        Err(code) if wanted.count() < 2 || is_of_all(code) => failed(wanted, code),
+        // One of them is at fault; it holds up no other.
+        Err(_) => {
+            let one_by_one = wanted.elements().into_iter().flat_map(|place| {
+                let mut alone = TopicPartitionList::new();
+                let (topic, partition) = (place.topic(), place.partition());
+                // Any offset that is no special one can be set, and these are what was asked for.
+                alone
+                    .add_partition_offset(topic, partition, place.offset())
+                    .ok();
+                let left = deadline.saturating_duration_since(Instant::now());
+                try_list_offsets(admin, alone.clone(), left)
+                    .unwrap_or_else(|code| failed(&alone, code))
+            });
+            one_by_one.collect()
         }
-        sys::rd_kafka_ListOffsets(
-            admin.handle(),
-            wanted.ptr(),
-            options.0.as_ptr(),
-            queue.ptr.as_ptr(),
-        );
     }
-    let read = read_offsets;
-    Some(Call { queue, read })
 }
 
-fn read_offsets(event: &Event) -> Offsets {
-    let mut n = 0;
-    // SAFETY: the event is alive, and what it holds lives as long as it.
-    unsafe {
-        let result = sys::rd_kafka_event_ListOffsets_result(event.0.as_ptr());
-        if result.is_null() {
-            return Vec::new();
-        }
-        let found = sys::rd_kafka_ListOffsets_result_infos(result, &raw mut n);
-        let read = |found: &*const sys::rd_kafka_ListOffsetsResultInfo_t| {
-            let found = sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*found).as_ref()?;
-            let offset = match found.err {
-                sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(found.offset),
-                err => Err(err.into()),
-            };
-            Some(((Box::from(text(found.topic)), found.partition), offset))
-        };
-        list(found, n).iter().filter_map(read).collect()
+/// Whether a failure is of no single partition.
+fn is_of_all(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::RequestTimedOut
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+    )
+}
+
+fn failed(wanted: &TopicPartitionList, code: RDKafkaErrorCode) -> Offsets {
+    let all = wanted.elements().into_iter();
+    all.map(|place| ((Box::from(place.topic()), place.partition()), Err(code)))
+        .collect()
+}
+
+fn try_list_offsets(
+    admin: &Admin,
+    wanted: TopicPartitionList,
+    timeout: Duration,
+) -> Result<Offsets, RDKafkaErrorCode> {
+    let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: client and list are alive until the call has returned; it writes what it finds into the list.
+    let code = unsafe { sys::rd_kafka_offsets_for_times(admin.handle(), wanted.ptr(), timeout) };
+    if code != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+        return Err(code.into());
     }
+    let read = |place: TopicPartitionListElem<'_>| {
+        let offset = match (place.error(), place.offset()) {
+            (Ok(()), Offset::Offset(offset)) => Ok(offset),
+            (Ok(()), _) => Err(RDKafkaErrorCode::OffsetNotAvailable),
+            (Err(err), _) => Err(err
+                .rdkafka_error_code()
+                .unwrap_or(RDKafkaErrorCode::Unknown)),
+        };
+        ((Box::from(place.topic()), place.partition()), offset)
+    };
+    Ok(wanted.elements().into_iter().map(read).collect())
 }
 
 /// Changes one setting of a topic and leaves the others, and tells what the controller says to it: rdkafka's own
