@@ -18,7 +18,7 @@ use tokio::{
     runtime::Runtime,
 };
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 #[derive(Default)]
 struct State {
@@ -172,5 +172,14 @@ impl WorkerService for Desk {
         };
         let results = vec![granted; request.get_ref().heartbeats.len()];
         Ok(Response::new(pb::HeartbeatResponse { results }))
+    }
+
+    type WorkStream = tokio_stream::Empty<Result<pb::WorkResponse, Status>>;
+
+    async fn work(
+        &self,
+        _: Request<Streaming<pb::WorkRequest>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        Err(Status::unimplemented("as of a server that is older"))
     }
 }
