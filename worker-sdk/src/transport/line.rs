@@ -257,3 +257,116 @@ fn why_over(why: &Error) -> Error {
         why => why.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use scheduler_core::{
+        Held, Invalid, LeaseLost, LeaseToken, LeasedTask, Offset, Partition, PipelineNumber,
+        Revision, ShardId, TaskId,
+    };
+
+    use super::*;
+
+    fn task(n: u64) -> LeasedTask {
+        let shard = ShardId {
+            pipeline: PipelineNumber(1),
+            partition: Partition(0),
+        };
+        let offset = Offset(n);
+        LeasedTask {
+            id: TaskId { shard, offset },
+            token: LeaseToken::from_u64(n),
+            attempt: 1,
+            max_attempts: 1,
+            data: "{}".into(),
+            options: None,
+            traceparent: None,
+            lease: Duration::from_secs(5),
+            timeout: None,
+            heartbeat_timeout: None,
+            revision: Revision(1),
+        }
+    }
+
+    fn poll(credit: usize) -> Poll {
+        Poll::new("worker-1".try_into().unwrap(), credit)
+    }
+
+    fn leased(next: Next) -> Leased {
+        match next {
+            Next::Leased(leased) => leased,
+            _ => panic!("there is something to take"),
+        }
+    }
+
+    #[test]
+    fn what_is_said_is_said_once_and_again_after_a_batch() {
+        let mut came = Came::default();
+        assert!(matches!(came.next(&poll(2)), Next::Say { seen: 0 }));
+        came.said = (0, 2, poll(2).bytes_max);
+        assert!(matches!(came.next(&poll(2)), Next::Wait));
+        came.take(WorkEvent::Tasks(1, vec![task(1)]));
+        assert_eq!(leased(came.next(&poll(2))).tasks, [task(1)]);
+        // The same credit, but for another batch.
+        assert!(matches!(came.next(&poll(2)), Next::Say { seen: 1 }));
+        came.take(WorkEvent::Idle);
+        assert_eq!(leased(came.next(&poll(2))), Leased::default());
+    }
+
+    #[test]
+    fn all_that_came_is_taken_before_a_stream_is_left_or_has_ended() {
+        let held = Held::from(&task(1));
+        for is_end in [false, true] {
+            let mut came = Came::default();
+            came.take(WorkEvent::Tasks(1, vec![task(2)]));
+            came.take(WorkEvent::Lost(vec![(held, LeaseLost::Stale)]));
+            if is_end {
+                came.end(over());
+            } else {
+                came.take(WorkEvent::GoingAway);
+            }
+            let got = leased(came.next(&poll(1)));
+            assert_eq!(
+                (got.tasks, got.lost),
+                (vec![task(2)], vec![(held, LeaseLost::Stale)])
+            );
+            let next = came.next(&poll(1));
+            match is_end {
+                false => assert!(matches!(next, Next::GoingAway { seen: 1 })),
+                true => assert!(matches!(next, Next::Over(Error::Unavailable { .. }))),
+            }
+        }
+    }
+
+    #[test]
+    fn an_end_answers_all_who_wait_and_a_refusal_is_none_of_the_worker() {
+        let mut came = Came::default();
+        let (asked, mut reported) = oneshot::channel();
+        came.reports.insert(1, asked);
+        let (asked, mut renewed) = oneshot::channel();
+        came.heartbeats.insert(2, asked);
+        let why: Error = Invalid::new("report.reports", "must have at most 1000 entries").into();
+        came.end(why.clone());
+        // The report is what was refused: smaller ones are tried.
+        assert_eq!(reported.try_recv().unwrap(), Err(why.clone()));
+        assert_eq!(renewed.try_recv().unwrap(), Err(why));
+        assert!(matches!(
+            came.next(&poll(1)),
+            Next::Over(Error::Unavailable { .. })
+        ));
+    }
+
+    #[test]
+    fn an_answer_finds_who_asked() {
+        let mut came = Came::default();
+        let (asked, mut first) = oneshot::channel();
+        came.reports.insert(1, asked);
+        let (asked, mut second) = oneshot::channel();
+        came.reports.insert(2, asked);
+        came.take(WorkEvent::Reported(2, vec![Ok(())]));
+        // Nobody waits for this one any more.
+        came.take(WorkEvent::Reported(3, Vec::new()));
+        assert!(first.try_recv().is_err());
+        assert_eq!(second.try_recv().unwrap(), Ok(vec![Ok(())]));
+    }
+}
