@@ -253,7 +253,9 @@ impl<T: Transport, H: Handler> Runner<T, H> {
             None => {}
         }
         let held = self.leases.held();
-        if now < self.poll_at || (draining && held.is_empty()) {
+        // One without credit takes back what an open stream was told.
+        let has_reason = !draining || !held.is_empty() || self.transport.keeps_polls();
+        if now < self.poll_at || !has_reason {
             return;
         }
         let poll = Poll {

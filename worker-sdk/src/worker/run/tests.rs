@@ -462,6 +462,23 @@ async fn a_drain_gives_up_an_open_poll_and_ends_at_once_when_idle() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_takes_the_credit_back_that_a_stream_was_told() {
+    let mut desk = Desk::open_on(true, 2, done);
+    desk.give(vec![task(1)]).await;
+    let (_, _never) = desk.report().await;
+    // Its lease is lost, and its report is not answered yet.
+    let (_, answer) = desk.poll().await;
+    let lost = vec![(held(1), LeaseLost::Stale)];
+    let tasks = Vec::new();
+    answer.send(Ok(Leased { tasks, lost })).unwrap();
+    let (open, _answer) = desk.poll().await;
+    assert_eq!((open.credit, open.held.len()), (2, 0));
+    desk.shut_down();
+    let (last, _answer) = desk.poll().await;
+    assert_eq!((last.credit, last.held.len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_acknowledgements_but_not_for_ever() {
     let mut desk = Desk::open(1, done);
     desk.give(vec![task(1)]).await;
