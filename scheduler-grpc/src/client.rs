@@ -2,6 +2,7 @@
 
 mod channel;
 mod peers;
+mod work;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tonic::{
 pub use self::{
     channel::{ConnectError, connect},
     peers::MemberClients,
+    work::{Work, WorkEvent, WorkEvents, WorkSender},
 };
 use crate::{
     TENANT_HEADER,
@@ -89,8 +91,14 @@ impl Client {
     }
 
     fn request<T>(&self, message: T, timeout: Duration) -> Request<T> {
-        let mut request = Request::new(message);
+        let mut request = self.endless(message);
         request.set_timeout(timeout);
+        request
+    }
+
+    /// A request without a deadline.
+    fn endless<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
         // Every name is a valid header: that is what names are for.
         if let Ok(tenant) = MetadataValue::<Ascii>::try_from(self.tenant.as_str()) {
             request.metadata_mut().insert(TENANT_HEADER, tenant);

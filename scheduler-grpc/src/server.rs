@@ -7,6 +7,7 @@ mod member;
 mod pipeline;
 mod task;
 mod tenant;
+mod work;
 mod worker;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -50,8 +51,11 @@ pub struct Limits {
     pub keepalive_interval: Duration,
     /// How long it may take to say so.
     pub keepalive_timeout: Duration,
-    /// A connection is closed after this long, so that pollers spread over members.
+    /// A connection is closed after this long, and a worker on a stream told to open another, so that they spread over
+    /// members.
     pub connection_age_max: Option<Duration>,
+    /// A worker on a stream hears something at least this often.
+    pub silence_max: Duration,
     /// How long calls may go on after the shutdown began.
     pub grace: Duration,
 }
@@ -66,6 +70,7 @@ impl Default for Limits {
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
             connection_age_max: None,
+            silence_max: Duration::from_secs(60),
             grace: Duration::from_secs(10),
         }
     }
@@ -103,6 +108,7 @@ fn unanswered<T>() -> Result<T, Error> {
 struct Shared {
     scheduler: Scheduler,
     access: Access,
+    limits: Limits,
     /// Turns true when long waits must end.
     closing: watch::Receiver<bool>,
 }
@@ -153,6 +159,7 @@ impl Services {
         let shared = Arc::new(Shared {
             scheduler,
             access,
+            limits: limits.clone(),
             closing: is_closing,
         });
         let (health, health_service) = tonic_health::server::health_reporter();

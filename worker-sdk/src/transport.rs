@@ -1,9 +1,14 @@
-//! How a worker talks to the scheduler: the trio of calls, over gRPC or (in tests) over nothing.
+//! How a worker talks to the scheduler: the trio of calls, over a stream, one by one, or (in tests) over nothing.
+
+mod line;
+mod stream;
 
 use std::{future::Future, time::Duration};
 
 use scheduler_core::{Error, Heartbeat, Leased, PipelinePath, Poll, Report};
 use scheduler_grpc::client::Client;
+
+pub(crate) use self::stream::Streamed;
 
 /// The worker's three calls. Dropping a future gives the call up.
 pub(crate) trait Transport: Send + Sync + 'static {
@@ -21,16 +26,26 @@ pub(crate) trait Transport: Send + Sync + 'static {
         &self,
         heartbeats: Vec<Heartbeat>,
     ) -> impl Future<Output = Result<Vec<Result<Duration, Error>>, Error>> + Send;
+
+    /// Whether a poll that is given up for another gives up nothing, so that credit can grow while one is open.
+    fn keeps_polls(&self) -> bool {
+        false
+    }
+
+    /// The worker has no more to say: what it was sent and has not taken goes back.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
-/// The calls over gRPC.
+/// The calls over gRPC, one by one.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub(crate) struct Unary {
     pub(crate) client: Client,
     pub(crate) path: PipelinePath,
 }
 
-impl Transport for Wire {
+impl Transport for Unary {
     async fn poll(&self, poll: Poll) -> Result<Leased, Error> {
         self.client.lease(&self.path, poll).await
     }

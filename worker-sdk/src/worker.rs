@@ -11,7 +11,10 @@ use scheduler_grpc::client::{Client, connect};
 use tokio::task::JoinError;
 
 use self::run::Runner;
-use crate::{Error, Failure, Handler, Outcome, shutdown, transport::Wire};
+use crate::{
+    Error, Failure, Handler, Outcome, shutdown,
+    transport::{Streamed, Unary},
+};
 
 /// How long a lease lasts where nobody says.
 pub(crate) const LEASE_DEFAULT: Duration = Duration::from_secs(30);
@@ -49,13 +52,15 @@ pub struct Builder {
     concurrency: usize,
     grace: Duration,
     orphan_timeout: Duration,
+    is_unary: bool,
 }
 
 /// Leases the tasks of one pipeline and runs each with a [`Handler`].
 #[derive(Debug)]
 pub struct Worker<H> {
     handler: H,
-    wire: Wire,
+    unary: Unary,
+    is_unary: bool,
     config: Config,
 }
 
@@ -72,6 +77,7 @@ impl Worker<()> {
             concurrency: 1,
             grace: Duration::from_secs(25),
             orphan_timeout: Duration::from_secs(120),
+            is_unary: false,
         }
     }
 }
@@ -125,6 +131,15 @@ impl Builder {
         }
     }
 
+    /// Makes a call each time in place of keeping a stream open: for a network that lets no streams through. A worker does so
+    /// by itself where the scheduler is older than streams.
+    pub fn unary(self) -> Self {
+        Self {
+            is_unary: true,
+            ..self
+        }
+    }
+
     /// Makes the worker. Connects when it runs.
     ///
     /// # Errors
@@ -141,7 +156,8 @@ impl Builder {
         let client = Client::new(channel, path.tenant.clone());
         Ok(Worker {
             handler,
-            wire: Wire { client, path },
+            unary: Unary { client, path },
+            is_unary: self.is_unary,
             config: Config {
                 worker: worker.as_str().try_into()?,
                 concurrency: self.concurrency,
@@ -173,9 +189,13 @@ impl<H: Handler> Worker<H> {
     /// # Cancel safety
     /// Dropping it drops all handlers at once and reports nothing; their leases run out.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        Runner::new(Arc::new(self.wire), Arc::new(self.handler), self.config)
-            .run(shutdown)
-            .await
+        let (handler, config) = (Arc::new(self.handler), self.config);
+        if self.is_unary {
+            let transport = Arc::new(self.unary);
+            return Runner::new(transport, handler, config).run(shutdown).await;
+        }
+        let transport = Arc::new(Streamed::new(self.unary));
+        Runner::new(transport, handler, config).run(shutdown).await
     }
 }
 

@@ -90,6 +90,42 @@ impl TryFrom<pb::PollRequest> for Poll {
     }
 }
 
+impl From<(&PipelinePath, &Poll)> for pb::WorkHello {
+    fn from((path, poll): (&PipelinePath, &Poll)) -> Self {
+        Self {
+            application: path.application.to_string(),
+            pipeline: path.pipeline.to_string(),
+            worker: poll.worker.to_string(),
+            labels: poll.labels.iter().map(ToString::to_string).collect(),
+            held: poll.held.iter().copied().map(Into::into).collect(),
+            offers: poll.offers,
+            credit: Some(pb::WorkCredit {
+                seen: 0,
+                tasks: u32::try_from(poll.credit).unwrap_or(u32::MAX),
+                bytes: u64::try_from(poll.bytes_max).unwrap_or(u64::MAX),
+            }),
+        }
+    }
+}
+
+impl TryFrom<pb::WorkHello> for Poll {
+    type Error = Invalid;
+
+    /// A poll without its credit, of which a stream keeps books.
+    fn try_from(hello: pb::WorkHello) -> Result<Self, Invalid> {
+        pb::PollRequest {
+            application: hello.application,
+            pipeline: hello.pipeline,
+            worker: hello.worker,
+            held: hello.held,
+            labels: hello.labels,
+            offers: hello.offers,
+            ..pb::PollRequest::default()
+        }
+        .try_into()
+    }
+}
+
 impl From<LeasedTask> for pb::LeasedTask {
     fn from(task: LeasedTask) -> Self {
         Self {

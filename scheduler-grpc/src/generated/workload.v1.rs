@@ -2789,6 +2789,137 @@ pub mod heartbeat_result {
         Error(::tonic_types::Status),
     }
 }
+/// What a worker says on its stream.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WorkRequest {
+    /// Of a report or a heartbeat: its answer has the same. Chosen by the worker.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(oneof = "work_request::Message", tags = "2, 3, 4, 5")]
+    pub message: ::core::option::Option<work_request::Message>,
+}
+/// Nested message and enum types in `WorkRequest`.
+pub mod work_request {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Message {
+        /// Who works. The first message, and only that.
+        #[prost(message, tag = "2")]
+        Hello(super::WorkHello),
+        /// What it can take now.
+        #[prost(message, tag = "3")]
+        Credit(super::WorkCredit),
+        /// Outcomes. While 16 reports and heartbeats wait for their answers, nothing more is read.
+        #[prost(message, tag = "4")]
+        Report(super::ReportRequest),
+        /// Signs of life.
+        #[prost(message, tag = "5")]
+        Heartbeat(super::HeartbeatRequest),
+    }
+}
+/// Who works on the stream.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WorkHello {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The pipeline.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+    /// The worker's own name for itself: 1 to 128 printable ASCII characters, a new one each run.
+    #[prost(string, tag = "3")]
+    pub worker: ::prost::alloc::string::String,
+    /// Labels it has: it gets only tasks that ask for no others.
+    #[prost(string, repeated, tag = "4")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The leases it holds, at most 4,096. Later ones need not be named: the server knows what it sent and what was reported.
+    #[prost(message, repeated, tag = "5")]
+    pub held: ::prost::alloc::vec::Vec<HeldLease>,
+    /// Whether tasks are only offered: their lease is short, as each says, until the worker has said that it has seen them.
+    /// An offer that nobody has seen costs no attempt, so that a stream that breaks costs little.
+    #[prost(bool, tag = "6")]
+    pub offers: bool,
+    /// What it can take at once; without it, nothing until it says so.
+    #[prost(message, optional, tag = "7")]
+    pub credit: ::core::option::Option<WorkCredit>,
+}
+/// What a worker can take, in place of what it said before. A server sends one batch for it, or none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkCredit {
+    /// The last batch of tasks that it has seen; 0 before the first. With another than the last that was sent, the two
+    /// have crossed on their way, and nothing is sent before the next credit.
+    #[prost(uint64, tag = "1")]
+    pub seen: u64,
+    /// How many slots it has free: 0 to 4,096; a task takes as many as its cost, most take one.
+    #[prost(uint32, tag = "2")]
+    pub tasks: u32,
+    /// At most so many bytes of data, but at least one task; 0 means 4 MiB, which is also the most that is sent at once.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+}
+/// What the server says on a worker's stream.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WorkResponse {
+    /// Of a batch of tasks: its number, from 1, each one more. Of an answer: the number of what was asked.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(oneof = "work_response::Message", tags = "2, 3, 4, 5, 6, 7, 8")]
+    pub message: ::core::option::Option<work_response::Message>,
+}
+/// Nested message and enum types in `WorkResponse`.
+pub mod work_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Message {
+        /// The stream is open. The first message.
+        #[prost(message, tag = "2")]
+        Welcome(super::WorkWelcome),
+        /// Tasks, now leased to the worker.
+        #[prost(message, tag = "3")]
+        Tasks(super::WorkTasks),
+        /// Held leases that the worker must drop.
+        #[prost(message, tag = "4")]
+        Lost(super::WorkLost),
+        /// What became of a report.
+        #[prost(message, tag = "5")]
+        Reported(super::ReportResponse),
+        /// What became of a heartbeat.
+        #[prost(message, tag = "6")]
+        Renewed(super::HeartbeatResponse),
+        /// There is nothing to say.
+        #[prost(message, tag = "7")]
+        Idle(super::WorkIdle),
+        /// The server will stop.
+        #[prost(message, tag = "8")]
+        GoingAway(super::WorkGoingAway),
+    }
+}
+/// The stream is open.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkWelcome {
+    /// The server says something at least this often: a stream that is silent for much longer is broken.
+    #[prost(message, optional, tag = "1")]
+    pub silence: ::core::option::Option<::prost_types::Duration>,
+}
+/// A batch of tasks.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WorkTasks {
+    /// At least one.
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: ::prost::alloc::vec::Vec<LeasedTask>,
+}
+/// Leases that are lost.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WorkLost {
+    /// At least one.
+    #[prost(message, repeated, tag = "1")]
+    pub lost: ::prost::alloc::vec::Vec<LostLease>,
+}
+/// There is nothing to say, for as long as the welcome promised.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkIdle {}
+/// The server sends no more tasks on this stream, and will end it soon. What was sent before counts. The worker says what
+/// it has seen, opens another stream with the leases that it holds, and then ends this one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkGoingAway {}
 /// Generated client implementations.
 #[cfg(feature = "client")]
 pub mod worker_service_client {
@@ -2954,6 +3085,34 @@ pub mod worker_service_client {
                 .insert(GrpcMethod::new("workload.v1.WorkerService", "Heartbeat"));
             self.inner.unary(req, path, codec).await
         }
+        /// All of that on one stream. The worker begins with a hello and says with every credit what it can take; the server
+        /// answers with a welcome, and then sends tasks as they come. Reports and heartbeats are answered under their numbers, in any
+        /// order. A worker whose stream broke opens another, at any member, with the leases that it holds. One that ends its side
+        /// leaves: what was asked is answered, and tasks that it has not seen go to others at once and cost nothing.
+        pub async fn work(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::WorkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WorkResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.WorkerService/Work",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.WorkerService", "Work"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2991,6 +3150,20 @@ pub mod worker_service_server {
             tonic::Response<super::HeartbeatResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the Work method.
+        type WorkStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WorkResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// All of that on one stream. The worker begins with a hello and says with every credit what it can take; the server
+        /// answers with a welcome, and then sends tasks as they come. Reports and heartbeats are answered under their numbers, in any
+        /// order. A worker whose stream broke opens another, at any member, with the leases that it holds. One that ends its side
+        /// leaves: what was asked is answered, and tasks that it has not seen go to others at once and cost nothing.
+        async fn work(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::WorkRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::WorkStream>, tonic::Status>;
     }
     /// Leases on tasks of the caller's tenant.
     #[derive(Debug)]
@@ -3199,6 +3372,52 @@ pub mod worker_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.WorkerService/Work" => {
+                    #[allow(non_camel_case_types)]
+                    struct WorkSvc<T: WorkerService>(pub Arc<T>);
+                    impl<
+                        T: WorkerService,
+                    > tonic::server::StreamingService<super::WorkRequest>
+                    for WorkSvc<T> {
+                        type Response = super::WorkResponse;
+                        type ResponseStream = T::WorkStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::WorkRequest>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as WorkerService>::work(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WorkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

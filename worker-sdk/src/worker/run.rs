@@ -27,6 +27,8 @@ use crate::{
 const CREDIT_MAX: usize = 256;
 /// Signs of life of handlers are sent at most so often.
 const BEAT_INTERVAL: Duration = Duration::from_millis(200);
+/// Where an open poll can be told of more free slots, it is told at most so often.
+const CREDIT_INTERVAL: Duration = Duration::from_millis(250);
 /// A poll that is answered with nothing before this long counts as failed, so that no server that
 /// empties its polls is asked in a tight loop.
 const EMPTY_POLL_MIN: Duration = Duration::from_secs(1);
@@ -53,6 +55,7 @@ struct OpenPoll {
     n: u64,
     call: AbortHandle,
     credit: usize,
+    asked_at: Instant,
 }
 
 /// A worker at work.
@@ -121,6 +124,8 @@ impl<T: Transport, H: Handler> Runner<T, H> {
             self.enforce(now);
             self.start_calls(now);
             if let Some(ended) = self.ended(now) {
+                self.calls.shutdown().await;
+                self.transport.close().await;
                 return ended;
             }
             let due = self.next_due(now);
@@ -189,6 +194,7 @@ impl<T: Transport, H: Handler> Runner<T, H> {
                 .map(|until| until + self.config.report_grace),
         );
         due.push(self.heard_at + self.config.orphan_timeout);
+        due.extend(self.credit_at());
         // What was due before was done, or waits for a call that is open.
         let ahead = due.into_iter().filter(|at| *at > now);
         ahead.min().unwrap_or(now + IDLE)
@@ -222,13 +228,24 @@ impl<T: Transport, H: Handler> Runner<T, H> {
         free.min(self.outbox.room(n_busy)).min(CREDIT_MAX)
     }
 
+    /// When the open poll is to be told of more free slots, if it can be.
+    fn credit_at(&self) -> Option<Instant> {
+        let open = self.poll.as_ref()?;
+        let has_more = self.credit() > open.credit && self.transport.keeps_polls();
+        has_more.then(|| open.asked_at + CREDIT_INTERVAL)
+    }
+
     fn start_poll(&mut self, now: Instant) {
         let credit = self.credit();
         let draining = self.grace_until.is_some();
+        let is_outgrown = self.credit_at().is_some_and(|at| at <= now);
         match &self.poll {
             // An open poll without credit holds back free slots, one with credit must not while
-            // draining. Any other goes on: giving up a poll may give up a task on its way.
-            Some(open) if (open.credit == 0) != (credit == 0) && (credit > 0 || draining) => {
+            // draining. Any other goes on where giving up a poll may give up a task on its way.
+            Some(open)
+                if is_outgrown
+                    || (open.credit == 0) != (credit == 0) && (credit > 0 || draining) =>
+            {
                 open.call.abort();
                 self.poll = None;
             }
@@ -236,7 +253,9 @@ impl<T: Transport, H: Handler> Runner<T, H> {
             None => {}
         }
         let held = self.leases.held();
-        if now < self.poll_at || (draining && held.is_empty()) {
+        // One without credit takes back what an open stream was told.
+        let has_reason = !draining || !held.is_empty() || self.transport.keeps_polls();
+        if now < self.poll_at || !has_reason {
             return;
         }
         let poll = Poll {
@@ -254,7 +273,12 @@ impl<T: Transport, H: Handler> Runner<T, H> {
                 result: transport.poll(poll).await,
             }
         });
-        self.poll = Some(OpenPoll { n, call, credit });
+        self.poll = Some(OpenPoll {
+            n,
+            call,
+            credit,
+            asked_at: now,
+        });
     }
 
     fn start_heartbeat(&mut self, now: Instant) {

@@ -50,11 +50,33 @@ async fn the_example_shouts_and_stops_on_sigterm() {
     assert!(output.status.success());
 }
 
+/// How a worker reaches the scheduler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Stream,
+    Unary,
+    /// As for a scheduler that knows no streams.
+    Fallback,
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_goes_on_over_a_unix_socket_after_the_scheduler_came_back() {
+    for way in [Way::Stream, Way::Unary, Way::Fallback] {
+        go_on_after_the_scheduler_came_back(way).await;
+    }
+}
+
+async fn go_on_after_the_scheduler_came_back(way: Way) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("scheduler.sock");
-    let scheduler = FakeScheduler::on_unix(&socket);
+    let on_socket = || {
+        let scheduler = FakeScheduler::on_unix(&socket);
+        if way == Way::Fallback {
+            scheduler.grow_older();
+        }
+        scheduler
+    };
+    let scheduler = on_socket();
     scheduler.submit(1, "1");
     let (began, mut begun) = tokio::sync::mpsc::unbounded_channel();
     let wait = move |ctx: TaskContext| {
@@ -65,19 +87,26 @@ async fn a_worker_goes_on_over_a_unix_socket_after_the_scheduler_came_back() {
         }
     };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let worker = Worker::builder("shop", "wait")
-        .endpoint(format!("unix:{}", socket.display()))
-        .build(wait)
-        .unwrap();
+    let mut worker = Worker::builder("shop", "wait").endpoint(format!("unix:{}", socket.display()));
+    if way == Way::Unary {
+        worker = worker.unary();
+    }
+    let worker = worker.build(wait).unwrap();
     let worker = tokio::spawn(worker.run_until(async { drop(stopped.await) }));
-    begun.recv().await.unwrap();
+    let id = begun.recv().await.unwrap();
+    assert_eq!(scheduler.hellos().len(), usize::from(way == Way::Stream));
 
     // The scheduler goes away while the task runs, and its report must reach the next one.
     drop(scheduler);
     std::fs::remove_file(&socket).unwrap();
-    let next = FakeScheduler::on_unix(&socket);
+    let next = on_socket();
     let reports = next.reports(1).await;
     assert_eq!(reports[0].lease_token, 1);
+    if let [hello] = &next.hellos()[..] {
+        assert_eq!(hello.held[0].id, id.to_string());
+    } else {
+        assert_ne!(way, Way::Stream);
+    }
     stop.send(()).unwrap();
     worker.await.unwrap().unwrap();
 }

@@ -16,14 +16,18 @@ use scheduler_grpc::pb::{
 use tokio::{
     net::{TcpListener, UnixListener},
     runtime::Runtime,
+    sync::mpsc,
 };
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tonic::{Request, Response, Status, transport::Server};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 #[derive(Default)]
 struct State {
     tasks: VecDeque<pb::LeasedTask>,
     reports: Vec<pb::TaskReport>,
+    hellos: Vec<pb::WorkHello>,
+    /// Whether it knows no streams.
+    is_older: bool,
 }
 
 #[derive(Clone, Default)]
@@ -74,6 +78,16 @@ impl FakeScheduler {
             endpoint,
             runtime: Some(runtime),
         }
+    }
+
+    /// From now on it knows no streams.
+    pub(crate) fn grow_older(&self) {
+        self.desk.0.lock().unwrap().is_older = true;
+    }
+
+    /// The hellos of the streams that were opened.
+    pub(crate) fn hellos(&self) -> Vec<pb::WorkHello> {
+        self.desk.0.lock().unwrap().hellos.clone()
     }
 
     pub(crate) fn endpoint(&self) -> &str {
@@ -172,5 +186,70 @@ impl WorkerService for Desk {
         };
         let results = vec![granted; request.get_ref().heartbeats.len()];
         Ok(Response::new(pb::HeartbeatResponse { results }))
+    }
+
+    type WorkStream = ReceiverStream<Result<pb::WorkResponse, Status>>;
+
+    async fn work(
+        &self,
+        request: Request<Streaming<pb::WorkRequest>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        if self.0.lock().unwrap().is_older {
+            return Err(Status::unimplemented("as of a server that is older"));
+        }
+        let (send, answers) = mpsc::channel(16);
+        tokio::spawn(self.clone().answer(request.into_inner(), send));
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+}
+
+impl Desk {
+    /// Answers a stream: one task for each credit, and all that is said.
+    async fn answer(
+        self,
+        mut said: Streaming<pb::WorkRequest>,
+        answers: mpsc::Sender<Result<pb::WorkResponse, Status>>,
+    ) {
+        use pb::{work_request::Message as Said, work_response::Message as Answer};
+        let mut batch = 0;
+        while let Ok(Some(said)) = said.message().await {
+            let (answer, credit) = match said.message {
+                Some(Said::Hello(hello)) => {
+                    let credit = hello.credit;
+                    self.0.lock().unwrap().hellos.push(hello);
+                    let silence = Some(prost_types::Duration {
+                        seconds: 60,
+                        nanos: 0,
+                    });
+                    (Some(Answer::Welcome(pb::WorkWelcome { silence })), credit)
+                }
+                Some(Said::Credit(credit)) => (None, Some(credit)),
+                Some(Said::Report(request)) => {
+                    let answer = self.report(Request::new(request)).await.unwrap();
+                    (Some(Answer::Reported(answer.into_inner())), None)
+                }
+                Some(Said::Heartbeat(request)) => {
+                    let answer = self.heartbeat(Request::new(request)).await.unwrap();
+                    (Some(Answer::Renewed(answer.into_inner())), None)
+                }
+                None => panic!("nothing is said"),
+            };
+            let task = credit.filter(|credit| credit.tasks > 0 && credit.seen == batch);
+            let task = task.and_then(|_| self.0.lock().unwrap().tasks.pop_front());
+            let tasks = task.map(|task| {
+                batch += 1;
+                Answer::Tasks(pb::WorkTasks { tasks: vec![task] })
+            });
+            for (number, answer) in [(said.number, answer), (batch, tasks)] {
+                if answer.is_some() {
+                    let message = answer;
+                    // The worker may have gone.
+                    answers
+                        .send(Ok(pb::WorkResponse { number, message }))
+                        .await
+                        .ok();
+                }
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ use scheduler_grpc::pb::{
 };
 use tokio::{net::TcpListener, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 #[derive(Default)]
 struct State {
@@ -213,6 +213,15 @@ impl WorkerService for FakeScheduler {
         let progress = progress.map(|json| serde_json::from_slice(&json).unwrap());
         self.change(|state| state.progress.extend(progress));
         Ok(Response::new(pb::HeartbeatResponse { results }))
+    }
+
+    type WorkStream = tokio_stream::Empty<Result<pb::WorkResponse, Status>>;
+
+    async fn work(
+        &self,
+        _: Request<Streaming<pb::WorkRequest>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        Err(Status::unimplemented("as of a server that is older"))
     }
 }
 

@@ -31,7 +31,10 @@ enum Ask {
 }
 
 /// The worker's side: hands each call to the script and waits for what it answers.
-struct Scripted(mpsc::UnboundedSender<Ask>);
+struct Scripted {
+    asks: mpsc::UnboundedSender<Ask>,
+    keeps_polls: bool,
+}
 
 impl Scripted {
     async fn ask<A>(
@@ -39,7 +42,7 @@ impl Scripted {
         ask: impl FnOnce(oneshot::Sender<Result<A, Error>>) -> Ask,
     ) -> Result<A, Error> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(ask(answer)).ok();
+        self.asks.send(ask(answer)).ok();
         answered.await.unwrap_or_else(|_| Err(away()))
     }
 }
@@ -58,6 +61,10 @@ impl Transport for Scripted {
         heartbeats: Vec<Heartbeat>,
     ) -> Result<Vec<Result<Duration, Error>>, Error> {
         self.ask(|answer| Ask::Heartbeat(heartbeats, answer)).await
+    }
+
+    fn keeps_polls(&self) -> bool {
+        self.keeps_polls
     }
 }
 
@@ -115,6 +122,11 @@ struct Desk {
 
 impl Desk {
     fn open<H: Handler>(concurrency: usize, handler: H) -> Self {
+        Self::open_on(false, concurrency, handler)
+    }
+
+    /// On a transport that does or does not keep what comes for the next poll.
+    fn open_on<H: Handler>(keeps_polls: bool, concurrency: usize, handler: H) -> Self {
         let (ask, asks) = mpsc::unbounded_channel();
         let (shutdown, shut) = oneshot::channel::<()>();
         let config = Config {
@@ -125,7 +137,11 @@ impl Desk {
             orphan_timeout: Duration::from_secs(120),
             poll_wait: Duration::from_secs(20),
         };
-        let runner = Runner::new(Arc::new(Scripted(ask)), Arc::new(handler), config);
+        let transport = Scripted {
+            asks: ask,
+            keeps_polls,
+        };
+        let runner = Runner::new(Arc::new(transport), Arc::new(handler), config);
         let worker = tokio::spawn(runner.run(async { drop(shut.await) }));
         Self {
             asks,
@@ -257,6 +273,33 @@ async fn credit_is_the_number_of_free_slots() {
     let (free, _answer) = desk.poll().await;
     assert!(open.is_closed());
     assert_eq!(free.credit, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_poll_is_told_of_more_free_slots_only_where_nothing_is_given_up_by_that() {
+    for keeps_polls in [true, false] {
+        let gate = Arc::new(Notify::new());
+        let opened = Arc::clone(&gate);
+        let mut desk = Desk::open_on(keeps_polls, 3, move |_| {
+            let gate = Arc::clone(&opened);
+            async move {
+                gate.notified().await;
+                Outcome::completed(&1)
+            }
+        });
+        desk.give(vec![task(1), task(2)]).await;
+        let (one, open) = desk.poll().await;
+        assert_eq!(one.credit, 1);
+        gate.notify_waiters();
+        let asked_at = Instant::now();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(open.is_closed(), keeps_polls);
+        if keeps_polls {
+            let (all, _answer) = desk.poll().await;
+            assert_eq!(all.credit, 3);
+            assert!(asked_at.elapsed() < Duration::from_secs(2));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -416,6 +459,23 @@ async fn a_drain_gives_up_an_open_poll_and_ends_at_once_when_idle() {
     let began = desk.shut_down();
     assert_eq!(desk.ended().await, Ok(()));
     assert!(open.is_closed() && began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_takes_the_credit_back_that_a_stream_was_told() {
+    let mut desk = Desk::open_on(true, 2, done);
+    desk.give(vec![task(1)]).await;
+    let (_, _never) = desk.report().await;
+    // Its lease is lost, and its report is not answered yet.
+    let (_, answer) = desk.poll().await;
+    let lost = vec![(held(1), LeaseLost::Stale)];
+    let tasks = Vec::new();
+    answer.send(Ok(Leased { tasks, lost })).unwrap();
+    let (open, _answer) = desk.poll().await;
+    assert_eq!((open.credit, open.held.len()), (2, 0));
+    desk.shut_down();
+    let (last, _answer) = desk.poll().await;
+    assert_eq!((last.credit, last.held.len()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]

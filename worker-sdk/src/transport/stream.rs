@@ -1,0 +1,141 @@
+//! The calls over one stream, which is opened again when it breaks.
+//!
+//! The worker polls as ever. A poll opens the stream if there is none, with the leases that it names; on an open one it
+//! says what the worker has seen and can take, if that is news, and waits for what comes. While there is no stream,
+//! reports and heartbeats go one by one.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use scheduler_core::{Error, Heartbeat, Leased, Poll, Report};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    Transport, Unary,
+    line::{Line, Polled},
+};
+
+/// How long a server that knows no streams is not asked for one again.
+const OLDER_FOR: Duration = Duration::from_secs(300);
+/// How long the server may take to end a stream that the worker has left.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// The calls over a stream, if the server knows streams.
+#[derive(Debug)]
+pub(crate) struct Streamed {
+    unary: Unary,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    line: Option<Arc<Line>>,
+    /// Until when the server is taken for one that knows no streams.
+    older_until: Option<Instant>,
+}
+
+impl Streamed {
+    pub(crate) fn new(unary: Unary) -> Self {
+        Self {
+            unary,
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stream, if one is open and stays so as far as is known.
+    fn line(&self) -> Option<Arc<Line>> {
+        let line = self.state().line.clone();
+        line.filter(|line| line.is_open())
+    }
+
+    /// The stream, a new one if need be; `None` if the server knows none.
+    async fn open(&self, poll: &Poll) -> Result<Option<Arc<Line>>, Error> {
+        {
+            let state = self.state();
+            if let Some(line) = &state.line {
+                return Ok(Some(Arc::clone(line)));
+            }
+            if state.older_until.is_some_and(|at| Instant::now() < at) {
+                return Ok(None);
+            }
+        }
+        let hello = Poll {
+            offers: true,
+            ..poll.clone()
+        };
+        let opened = self.unary.client.work(&self.unary.path, &hello).await?;
+        let mut state = self.state();
+        let Some(work) = opened else {
+            tracing::info!("the server knows no streams; polling instead");
+            state.older_until = Some(Instant::now() + OLDER_FOR);
+            return Ok(None);
+        };
+        state.older_until = None;
+        let line = Arc::new(Line::start(work, &hello));
+        Ok(Some(Arc::clone(state.line.insert(line))))
+    }
+
+    /// Forgets a stream; who still waits for answers on it gets them.
+    fn forget(&self, line: &Arc<Line>) {
+        let mut state = self.state();
+        state.line.take_if(|open| Arc::ptr_eq(open, line));
+    }
+}
+
+impl Transport for Streamed {
+    async fn poll(&self, poll: Poll) -> Result<Leased, Error> {
+        loop {
+            let Some(line) = self.open(&poll).await? else {
+                return self.unary.poll(poll).await;
+            };
+            match line.poll(&poll).await {
+                Ok(Polled::Leased(leased)) => return Ok(leased),
+                Ok(Polled::GoingAway) => {
+                    tracing::info!("the server stops; opening another stream");
+                    self.forget(&line);
+                }
+                Err(err) => {
+                    self.forget(&line);
+                    return Err(err);
+                }
+            }
+        }
+    }
+
+    async fn report(&self, reports: Vec<Report>) -> Result<Vec<Result<(), Error>>, Error> {
+        match self.line() {
+            Some(line) => line.report(reports).await,
+            None => self.unary.report(reports).await,
+        }
+    }
+
+    async fn heartbeat(
+        &self,
+        heartbeats: Vec<Heartbeat>,
+    ) -> Result<Vec<Result<Duration, Error>>, Error> {
+        match self.line() {
+            Some(line) => line.heartbeat(heartbeats).await,
+            None => self.unary.heartbeat(heartbeats).await,
+        }
+    }
+
+    fn keeps_polls(&self) -> bool {
+        self.line().is_some()
+    }
+
+    async fn close(&self) {
+        let line = self.state().line.take();
+        if let Some(line) = line {
+            let ended = line.ended();
+            drop(line);
+            // A server that takes longer will see the connection end.
+            timeout(CLOSE_WAIT, ended).await.ok();
+        }
+    }
+}
