@@ -28,6 +28,7 @@ pub use self::{
 pub(crate) use self::cancel::filter;
 #[cfg(feature = "client")]
 pub(crate) use self::cancel::{bulk_cancel, cancel_preview, cancel_request};
+#[cfg(feature = "client")]
 pub(crate) use self::pipeline::deleted;
 #[cfg(feature = "client")]
 pub(crate) use self::redrive::{redrive_request, redriving};

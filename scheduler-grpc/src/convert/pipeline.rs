@@ -190,6 +190,7 @@ impl From<Deleted> for pb::DeletePipelineResponse {
 }
 
 /// Reads how a deletion stands.
+#[cfg(feature = "client")]
 pub(crate) fn deleted(answer: &pb::DeletePipelineResponse) -> Deleted {
     match answer.state() {
         pb::PipelineState::Deleting => Deleted::Pending,
