@@ -44,8 +44,9 @@ fn call_in(line: &str) -> Option<Call> {
     if line.contains("write") && line.contains(r"\n\27aaaa") {
         return Some(Call::Begin(Kind::Report));
     }
-    // The answer to one good report: a message of two bytes, an empty status.
-    if line.contains("write") && line.contains(r"\0\0\0\0\2\n\0") {
+    // The answer to one good report, an empty status: on a stream field 5 of a message, to a call the whole message.
+    let is_reported = line.contains(r"*\2\n\0") || line.contains(r"\0\0\0\0\2\n\0");
+    if line.contains("write") && is_reported {
         return Some(Call::Answer(Kind::Report));
     }
     None

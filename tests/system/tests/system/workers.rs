@@ -93,7 +93,8 @@ fn the_late_report_of_a_frozen_worker_is_refused_if_another_has_the_task() {
     signal(frozen.0.id(), "CONT");
     let task = dev.ended(&id);
     assert_eq!(task["attempt"], 2);
-    assert!(runs(&notes)[1].ends_with(&second.0.id().to_string()));
+    let pid = runs(&notes)[1].split(' ').nth(3).map(ToOwned::to_owned);
+    assert_eq!(pid, Some(second.0.id().to_string()));
     std::thread::sleep(LEASE);
     assert_eq!(dev.task(&id), task, "the late report changed nothing");
     assert_eq!(runs(&notes).len(), 2);
