@@ -109,7 +109,7 @@ impl KafkaLog {
             for ((topic, partition), answer) in answers {
                 match answer {
                     // A leader that has just changed is asked for again by the next call.
-                    Err(code) if !is_over && has_moved(code) => {
+                    Err(code) if !is_over && may_have_moved(code) => {
                         rest.extend(u16::try_from(partition).map(|n| (Arc::from(topic), n)));
                     }
                     answer => drop(found.insert((topic, partition), answer)),
@@ -219,17 +219,19 @@ fn usable(
     }
 }
 
-/// Whether another broker has, or will have, what was asked for.
-fn has_moved(code: RDKafkaErrorCode) -> bool {
-    matches!(
+/// Whether the failure may be of a leader that is new, has moved, or is not known to this client yet: nothing that only
+/// time or another call ends.
+fn may_have_moved(code: RDKafkaErrorCode) -> bool {
+    !matches!(
         code,
-        RDKafkaErrorCode::NotLeaderForPartition
-            | RDKafkaErrorCode::LeaderNotAvailable
-            | RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::UnknownPartition
-            | RDKafkaErrorCode::FencedLeaderEpoch
-            | RDKafkaErrorCode::UnknownLeaderEpoch
-            | RDKafkaErrorCode::OffsetNotAvailable
+        RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::RequestTimedOut
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::InvalidArgument
     )
 }
 
