@@ -4,7 +4,8 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use scheduler_core::{
-    Mode, Offset, Partition, Pipeline, PipelineNumber, PipelineSpec, Revision, ShardId, Timestamp,
+    Mode, Offset, Partition, Pipeline, PipelineNumber, PipelineSpec, Revision, ShardId, TaskId,
+    Timestamp,
     port::{
         PortError, TaskLog,
         log::{Appended, NewRecord, NewTask},
