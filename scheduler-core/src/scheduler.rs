@@ -25,7 +25,11 @@ pub use self::{
     deletion::Deleted,
     redrive::{Halted, Redrive, RedriveMany, Redriving},
 };
-use self::{directory::Directory, gather::Gather, route::Route};
+use self::{
+    directory::{Directory, Logs},
+    gather::Gather,
+    route::Route,
+};
 use crate::{
     Config, Error, Pipeline, PipelineNumber, PipelinePath, TaskId, TenantName,
     driver::Handle,
@@ -94,8 +98,8 @@ struct Shared {
     /// Serves workers from all members, if there can be others.
     gather: Option<Gather>,
     directory: watch::Sender<Arc<Directory>>,
-    /// Pipelines whose log could not be made yet.
-    unlogged: Mutex<BTreeMap<PipelineNumber, Arc<Pipeline>>>,
+    /// Which logs are made, and which are not yet.
+    logs: Mutex<Logs>,
     /// Where the logs end that this process has closed.
     closed: Mutex<BTreeMap<PipelineNumber, Vec<Bounds>>>,
     /// Spreads tasks without a key evenly over partitions.
@@ -159,7 +163,7 @@ impl Scheduler {
             route,
             gather,
             directory: watch::Sender::new(Arc::new(Directory::default())),
-            unlogged: Mutex::default(),
+            logs: Mutex::default(),
             closed: Mutex::default(),
             next_partition: AtomicU64::new(0),
         });

@@ -32,6 +32,14 @@ pub(super) struct Directory {
     pub(super) by_number: FxHashMap<PipelineNumber, Arc<Pipeline>>,
 }
 
+/// The logs of the pipelines in the directory.
+#[derive(Debug, Default)]
+pub(super) struct Logs {
+    made: FxHashSet<PipelineNumber>,
+    /// They could not be made yet, or are being made.
+    missing: BTreeMap<PipelineNumber, Arc<Pipeline>>,
+}
+
 impl Directory {
     pub(super) fn version(&self) -> CatalogVersion {
         self.version
@@ -103,10 +111,14 @@ impl Shared {
     /// One that cannot be made holds up no other.
     async fn ensure_logs(&self, new: &[Arc<Pipeline>], is_wanted: impl Fn(PipelineNumber) -> bool) {
         let wanted: Vec<_> = {
-            let mut unlogged = lock(&self.unlogged);
-            unlogged.retain(|number, _| is_wanted(*number));
-            unlogged.extend(new.iter().map(|new| (new.number, Arc::clone(new))));
-            unlogged.values().cloned().collect()
+            let mut logs = lock(&self.logs);
+            let Logs { made, missing } = &mut *logs;
+            made.retain(|number| is_wanted(*number));
+            missing.retain(|number, _| is_wanted(*number));
+            // Whoever read the catalogue at the same time may have made it already.
+            let unmade = new.iter().filter(|new| !made.contains(&new.number));
+            missing.extend(unmade.map(|new| (new.number, Arc::clone(new))));
+            missing.values().cloned().collect()
         };
         if wanted.is_empty() {
             return;
@@ -114,7 +126,11 @@ impl Shared {
         let answers = self.ports.log.ensure(&wanted).await;
         for (pipeline, answer) in wanted.iter().zip(answers) {
             match answer {
-                Ok(()) => drop(lock(&self.unlogged).remove(&pipeline.number)),
+                Ok(()) => {
+                    let mut logs = lock(&self.logs);
+                    logs.missing.remove(&pipeline.number);
+                    logs.made.insert(pipeline.number);
+                }
                 Err(err) => {
                     let source = std::error::Error::source(&err);
                     warn!(%err, ?source, pipeline = %pipeline.path, "cannot make a log");
@@ -125,7 +141,7 @@ impl Shared {
 
     /// Whether the log of a pipeline is still to be made.
     pub(super) fn is_unlogged(&self, number: PipelineNumber) -> bool {
-        lock(&self.unlogged).contains_key(&number)
+        lock(&self.logs).missing.contains_key(&number)
     }
 }
 
