@@ -11,18 +11,14 @@ use fastrand::Rng;
 use test_servers::{Fault, Kafka, Proxy, Tidb};
 
 use super::{
-    cluster::{Cluster, Service, path, spec},
-    faults::judged,
+    cluster::{Cluster, Service},
+    faults::{SESSION_SETTING, Setup, judged},
     history::now,
-    load::TestWorker,
-    pressure::Pressure,
 };
-use crate::fixture::wait_until;
 
 const N_MEMBERS: usize = 3;
 const N_APIS: usize = 2;
 const N_WORKERS: usize = 5;
-const N_PARTITIONS: u16 = 12;
 const PER_SECOND: u32 = 200;
 /// How long it goes on unless `CHAOS_SECONDS` says otherwise.
 const SECONDS: u64 = 45;
@@ -58,11 +54,8 @@ struct Servers {
 /// Dropped in this order: servers last.
 struct Chaos {
     rng: Rng,
-    workers: Vec<TestWorker>,
-    apis: Vec<Service>,
-    /// The first one reaches the servers through proxies, the others as they are.
-    members: Vec<Service>,
-    cluster: Cluster,
+    /// The first member reaches the servers through proxies, the others as they are.
+    setup: Setup,
     servers: Option<Servers>,
 }
 
@@ -106,7 +99,6 @@ const POINTS: [&str; 5] = [
 
 impl Chaos {
     fn start(seed: u64) -> Self {
-        let settings = ["kafka.session_timeout=6s"];
         let is_foreign = Kafka::from_environment().is_some() || Tidb::from_environment().is_some();
         let servers = (!is_foreign).then(|| Servers {
             kafka: Kafka::start().unwrap(),
@@ -116,41 +108,18 @@ impl Chaos {
             Some(servers) => Cluster::on(servers.kafka.bootstrap_servers(), servers.tidb.url()),
             None => Cluster::start(),
         };
-        let cluster = cluster.with(&settings);
-        let mut members: Vec<_> = (0..N_MEMBERS)
-            .map(|i| match &servers {
-                Some(servers) if i == 0 => cluster.member_on(
-                    &servers.kafka.proxied_bootstrap_servers(),
-                    &servers.tidb.proxied_url(),
-                ),
-                _ => cluster.member(),
-            })
-            .collect();
-        let mut apis: Vec<_> = (0..N_APIS).map(|_| cluster.api()).collect();
-        members.iter_mut().chain(&mut apis).for_each(Service::ready);
-        let client = apis[0].client();
-        let spec = spec(N_PARTITIONS);
-        let created = cluster.run(client.create_pipeline(&path("work"), &spec));
-        created.unwrap();
-        let other = apis[1].client();
-        wait_until("the other API knows the pipeline", || {
-            cluster.run(other.pipeline(&path("work"))).ok()
+        let cluster = cluster.with(&[SESSION_SETTING]);
+        let members = (0..N_MEMBERS).map(|i| match &servers {
+            Some(servers) if i == 0 => cluster.member_on(
+                &servers.kafka.proxied_bootstrap_servers(),
+                &servers.tidb.proxied_url(),
+            ),
+            _ => cluster.member(),
         });
-        let workers = (0..N_WORKERS)
-            .map(|i| {
-                let (before, from) = members.split_at(i % N_MEMBERS);
-                let order = from.iter().chain(before);
-                let endpoints: Vec<_> = order.map(|member| member.grpc.clone()).collect();
-                let notes = cluster.home().join(format!("work-{i}.notes"));
-                TestWorker::start(&endpoints.join(","), "work", notes, 16)
-            })
-            .collect();
+        let members = members.collect();
         Self {
             rng: Rng::with_seed(seed),
-            workers,
-            apis,
-            members,
-            cluster,
+            setup: Setup::of(cluster, members, N_APIS, N_WORKERS),
             servers,
         }
     }
@@ -173,22 +142,22 @@ impl Chaos {
         let what = format!("{harm:?}");
         match harm {
             Harm::KillMember => {
-                self.members[i].kill();
+                self.setup.members[i].kill();
                 std::thread::sleep(pause / 4);
-                self.members[i].start();
+                self.setup.members[i].start();
             }
             Harm::RestartMember => {
-                self.members[i].stop();
-                self.members[i].start();
+                self.setup.members[i].stop();
+                self.setup.members[i].start();
             }
             Harm::FreezeMember => {
-                self.members[i].signal("STOP");
+                self.setup.members[i].signal("STOP");
                 std::thread::sleep(pause);
-                self.members[i].signal("CONT");
+                self.setup.members[i].signal("CONT");
             }
             Harm::FailMember => return self.fail(i),
             Harm::KillApi => {
-                let api = &mut self.apis[i % N_APIS];
+                let api = &mut self.setup.apis[i % N_APIS];
                 api.kill();
                 api.start();
                 api.ready();
@@ -201,7 +170,7 @@ impl Chaos {
     fn fail(&mut self, i: usize) -> String {
         let point = self.rng.choice(POINTS).unwrap();
         let n = self.rng.u32(..20);
-        let member = &mut self.members[i];
+        let member = &mut self.setup.members[i];
         member.stop();
         member.start_to_fail(point, n);
         let start = Instant::now();
@@ -277,8 +246,7 @@ fn faults_at_random_break_no_promise() {
     let length = Duration::from_secs(from_environment("CHAOS_SECONDS").unwrap_or(SECONDS));
     println!("seed {seed}, for {length:?}");
     let mut chaos = Chaos::start(seed);
-    let apis: Vec<_> = chaos.apis.iter().collect();
-    let pressure = Pressure::start(&chaos.cluster, &apis, "work", PER_SECOND);
+    let pressure = chaos.setup.pressure(PER_SECOND);
     let start = Instant::now();
     while start.elapsed() < length {
         let pause = chaos.rng.u64(500..5_000);
@@ -288,12 +256,11 @@ fn faults_at_random_break_no_promise() {
         let what = chaos.harm(harm);
         pressure.harmed(&what, from);
     }
-    for service in chaos.members.iter_mut().chain(&mut chaos.apis) {
-        service.ready();
-    }
-    let history = pressure.finish(&chaos.cluster, &chaos.workers);
-    judged(&history);
-    for member in &chaos.members {
+    let setup = &mut chaos.setup;
+    let services = setup.members.iter_mut().chain(&mut setup.apis);
+    services.for_each(Service::ready);
+    judged(&setup.finish(pressure));
+    for member in &setup.members {
         let usage = Usage::of(member);
         println!("{usage:?}");
         assert!(usage.resident_mib < RESIDENT_MIB_MAX && usage.n_files < 1_000);

@@ -15,8 +15,9 @@ const N_WORKERS: usize = 4;
 const PER_SECOND: u32 = 400;
 /// Kafka's session of a member in these tests.
 const SESSION: Duration = Duration::from_secs(6);
+pub(crate) const SESSION_SETTING: &str = "kafka.session_timeout=6s";
 /// A harm may show so long after it: a session, an adoption window and a lease.
-pub(crate) const REACH: Duration = Duration::from_secs(6 + 3 + 5);
+const REACH: Duration = Duration::from_secs(6 + 3 + 5);
 
 /// Members, an API and workers that know all members.
 pub(crate) struct Setup {
@@ -27,13 +28,23 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    pub(crate) fn start(n_members: usize, n_apis: usize) -> Self {
+    fn start(n_members: usize, n_apis: usize) -> Self {
         let cluster = Cluster::start().with(&[
-            "kafka.session_timeout=6s",
+            SESSION_SETTING,
             // So that there is something to trim.
             "scheduler.trim_after=2s",
         ]);
-        let mut members: Vec<_> = (0..n_members).map(|_| cluster.member()).collect();
+        let members = (0..n_members).map(|_| cluster.member()).collect();
+        Self::of(cluster, members, n_apis, N_WORKERS)
+    }
+
+    /// Adds APIs and workers to the members of a cluster, and a pipeline whose shards all have an owner.
+    pub(crate) fn of(
+        cluster: Cluster,
+        mut members: Vec<Service>,
+        n_apis: usize,
+        n_workers: usize,
+    ) -> Self {
         let mut apis: Vec<_> = (0..n_apis).map(|_| cluster.api()).collect();
         members.iter_mut().chain(&mut apis).for_each(Service::ready);
         let spec = spec(N_PARTITIONS);
@@ -50,11 +61,11 @@ impl Setup {
             let n_owned = cluster.number("SELECT COUNT(*) FROM shard WHERE address IS NOT NULL");
             (n_owned == i64::from(N_PARTITIONS)).then_some(())
         });
-        let workers = (0..N_WORKERS)
+        let workers = (0..n_workers)
             .map(|i| {
                 // Each at another member, and at the next if that one is away.
-                let from = i % members.len();
-                let order = members[from..].iter().chain(&members[..from]);
+                let (before, from) = members.split_at(i % members.len());
+                let order = from.iter().chain(before);
                 let endpoints: Vec<_> = order.map(|member| member.grpc.clone()).collect();
                 let notes = cluster.home().join(format!("work-{i}.notes"));
                 TestWorker::start(&endpoints.join(","), "work", notes, 16)
@@ -78,7 +89,7 @@ impl Setup {
     }
 
     /// Waits until the workers have begun so many more tasks.
-    pub(crate) fn go_on(&self, pressure: &Pressure, n: usize) {
+    fn go_on(&self, pressure: &Pressure, n: usize) {
         let goal = pressure.n_accepted() + n;
         wait_until("more tasks are accepted", || {
             (pressure.n_accepted() >= goal).then_some(())

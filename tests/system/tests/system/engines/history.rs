@@ -79,8 +79,8 @@ pub(crate) struct Verdict {
 }
 
 impl History {
-    /// Finds broken promises. A second run is excused by a harm that began after the first and was over at most
-    /// `reach` before the second.
+    /// Finds broken promises. A second run is excused by a harm that began before it and was over at most `reach`
+    /// before the first.
     pub(crate) fn judge(&self, reach: Duration) -> Result<Verdict, Vec<String>> {
         let mut broken = Vec::new();
         let by_task = self.by_task();
