@@ -27,7 +27,7 @@ use rdkafka::{
 };
 
 pub(crate) use self::call::{
-    Call, Described, Descriptions, Offsets, describe_topics, list_offsets, set_topic,
+    Call, Described, Descriptions, Offsets, describe_topics, is_of_all, list_offsets, set_topic,
 };
 use crate::client::Reports;
 

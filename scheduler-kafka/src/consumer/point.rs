@@ -256,9 +256,11 @@ impl Round {
             Polled::Record(place, raw) => {
                 // None has a negative one.
                 let at = Offset(u64::try_from(place.offset).unwrap_or_default());
-                let rest = wanted.split_off(&at);
-                tell_all(wanted, &Ok(None));
-                wanted = rest;
+                while let Some(passed) = wanted.first_entry()
+                    && *passed.key() < at
+                {
+                    tell(passed.remove(), &Ok(None));
+                }
                 if let Some(askers) = wanted.remove(&at) {
                     let record = || codec::record(at, *raw, self.payload_bytes_max);
                     let record = (!codec::is_mark(*raw)).then(record);

@@ -186,7 +186,7 @@ pub(crate) fn list_offsets(
 }
 
 /// Whether a failure is of no single partition.
-fn is_of_all(code: RDKafkaErrorCode) -> bool {
+pub(crate) fn is_of_all(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
         RDKafkaErrorCode::OperationTimedOut
