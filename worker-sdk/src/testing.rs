@@ -41,25 +41,30 @@ pub async fn run_once<H: Handler, T: Serialize + ?Sized>(handler: H, payload: &T
 /// The context of the first attempt of a task with these data, without a worker behind it.
 #[must_use]
 pub fn context(data: impl Into<Vec<u8>>) -> TaskContext {
+    let task = leased(0, 1, data.into());
+    TaskContext::new(task, None, Arc::new(Link::new(Arc::new(Notify::new()))))
+}
+
+/// A task at an offset of the one shard, on its first and only attempt.
+pub(crate) fn leased(offset: u64, token: u64, data: Vec<u8>) -> LeasedTask {
     let shard = ShardId {
         pipeline: PipelineNumber(1),
         partition: Partition(0),
     };
-    let task = LeasedTask {
+    LeasedTask {
         id: TaskId {
             shard,
-            offset: Offset::ZERO,
+            offset: Offset(offset),
         },
-        token: LeaseToken::from_u64(1),
+        token: LeaseToken::from_u64(token),
         attempt: 1,
         max_attempts: 1,
-        data: data.into().into(),
+        data: data.into(),
         options: None,
         traceparent: None,
         lease: LEASE_DEFAULT,
         timeout: None,
         heartbeat_timeout: None,
         revision: Revision(1),
-    };
-    TaskContext::new(task, None, Arc::new(Link::new(Arc::new(Notify::new()))))
+    }
 }

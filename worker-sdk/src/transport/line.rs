@@ -260,32 +260,13 @@ fn why_over(why: &Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use scheduler_core::{
-        Held, Invalid, LeaseLost, LeaseToken, LeasedTask, Offset, Partition, PipelineNumber,
-        Revision, ShardId, TaskId,
-    };
+    use scheduler_core::{Held, Invalid, LeaseLost, LeasedTask};
 
     use super::*;
+    use crate::testing;
 
     fn task(n: u64) -> LeasedTask {
-        let shard = ShardId {
-            pipeline: PipelineNumber(1),
-            partition: Partition(0),
-        };
-        let offset = Offset(n);
-        LeasedTask {
-            id: TaskId { shard, offset },
-            token: LeaseToken::from_u64(n),
-            attempt: 1,
-            max_attempts: 1,
-            data: "{}".into(),
-            options: None,
-            traceparent: None,
-            lease: Duration::from_secs(5),
-            timeout: None,
-            heartbeat_timeout: None,
-            revision: Revision(1),
-        }
+        testing::leased(n, n, b"{}".to_vec())
     }
 
     fn poll(credit: usize) -> Poll {

@@ -4,9 +4,7 @@ mod count;
 
 use std::{collections::VecDeque, sync::atomic::Ordering};
 
-use scheduler_core::{
-    LeaseToken, Offset, Outcome as Reported, Partition, PipelineNumber, Revision, ShardId, TaskId,
-};
+use scheduler_core::Outcome as Reported;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -15,6 +13,7 @@ use tokio::{
 
 use self::count::endless;
 use super::*;
+use crate::testing::leased;
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -76,25 +75,10 @@ fn away() -> Error {
 }
 
 fn task(n: u64) -> LeasedTask {
-    let shard = ShardId {
-        pipeline: PipelineNumber(1),
-        partition: Partition(0),
-    };
     LeasedTask {
-        id: TaskId {
-            shard,
-            offset: Offset(n),
-        },
-        token: LeaseToken::from_u64(n),
-        attempt: 1,
         max_attempts: 3,
-        data: n.to_string().into(),
-        options: None,
-        traceparent: None,
         lease: LEASE,
-        timeout: None,
-        heartbeat_timeout: None,
-        revision: Revision(1),
+        ..leased(n, n, n.to_string().into())
     }
 }
 
