@@ -12,6 +12,9 @@ pub(crate) fn run(options: &[&str]) -> anyhow::Result<()> {
     let (mut minutes, mut seed) = (MINUTES, None);
     let mut options = options.iter();
     while let Some(option) = options.next() {
+        if !["--minutes", "--seed"].contains(option) {
+            bail!("there is no option {option}; there are --minutes and --seed");
+        }
         let value = options
             .next()
             .with_context(|| format!("{option} needs a number"))?;
@@ -20,8 +23,7 @@ pub(crate) fn run(options: &[&str]) -> anyhow::Result<()> {
             .with_context(|| format!("{option} needs a number, not {value:?}"))?;
         match *option {
             "--minutes" => minutes = number,
-            "--seed" => seed = Some(number),
-            _ => bail!("there is no option {option}; there are --minutes and --seed"),
+            _ => seed = Some(number),
         }
     }
     // Before our build, since each of them wants all cores.
