@@ -57,6 +57,9 @@ pub enum Action {
     LogLost(ShardId, String),
     /// Tell the placement that these slots are given up.
     GiveUp(Vec<Slot>),
+    /// The store cannot be reached, and the member works on nothing any more: leave the placement, wait until the
+    /// store answers who owns this shard, and join again.
+    Leave(ShardId),
     /// Everything is saved and released; the member can stop.
     Stopped,
 }

@@ -51,6 +51,9 @@ pub struct Config {
     pub adoption_window: Duration,
     /// How old a proof of membership may be for leases to be granted or expired under it.
     pub proof_age_max: Duration,
+    /// A member among others that cannot reach the store for so long leaves them, so that one that can has its
+    /// shards; it joins again as soon as the store answers.
+    pub leave_after: Duration,
     /// How far behind the durable watermark the log is trimmed, in time.
     pub trim_after: Duration,
     /// How long an idempotency key stands for its first task.
@@ -90,6 +93,7 @@ impl Default for Config {
             tenant_limits: BTreeMap::new(),
             adoption_window: Duration::from_secs(12),
             proof_age_max: Duration::from_secs(4),
+            leave_after: Duration::from_secs(120),
             trim_after: Duration::from_secs(600),
             idempotency_window: Duration::from_secs(24 * 3600),
             payload_bytes_max: 1 << 20,
@@ -149,6 +153,10 @@ impl Config {
         check(
             self.proof_age_max >= Duration::from_millis(100),
             "proof_age_max must be at least 100ms",
+        );
+        check(
+            self.leave_after >= Duration::from_secs(1),
+            "leave_after must be at least 1s",
         );
         check(
             self.payload_bytes_max > 0,

@@ -73,7 +73,10 @@ struct Health {
     load: Mutex<Load>,
     tally: Mutex<Tally>,
     slots: Mutex<FxHashSet<Slot>>,
-    refused: Mutex<Vec<String>>,
+    /// Why it is not ready, beside shards that are still to come.
+    faults: Mutex<Vec<String>>,
+    /// The member has left the others, since it cannot reach the store.
+    is_away: watch::Sender<bool>,
 }
 
 /// The way to a running driver; clones lead to the same one.
@@ -166,15 +169,10 @@ impl Handle {
         if self.health.is_ready.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let refused = self
-            .health
-            .refused
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let what = match refused.first() {
-            Some(why) => format!("a shard cannot be scheduled: {why}"),
-            None => "not all shards are claimed yet".to_owned(),
-        };
+        let faults = self.health.faults.lock();
+        let faults = faults.unwrap_or_else(PoisonError::into_inner);
+        let what = faults.first().cloned();
+        let what = what.unwrap_or_else(|| "not all shards are claimed yet".to_owned());
         let retry_after = Duration::from_secs(1);
         Err(Error::Unavailable { what, retry_after })
     }
@@ -203,6 +201,13 @@ impl Handle {
     pub(crate) async fn stop(&self) {
         self.tell(Event::Stop);
         self.stopped().await;
+    }
+
+    /// Waits until the member has left the others, or has joined them again.
+    pub(crate) async fn away(&self, is_away: bool) {
+        let mut away = self.health.is_away.subscribe();
+        // The sender is this handle's own, so it does not go.
+        away.wait_for(|away| *away == is_away).await.ok();
     }
 
     /// Waits until the driver has stopped.

@@ -9,6 +9,7 @@ mod dispatch;
 mod doubt;
 mod flush;
 mod look;
+mod reach;
 mod seek;
 mod share;
 
@@ -20,7 +21,10 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use self::{claim::Ownership, dispatch::Dispatcher, flush::Lanes, seek::Seekers, share::Tenants};
+use self::{
+    claim::Ownership, dispatch::Dispatcher, flush::Lanes, reach::Reach, seek::Seekers,
+    share::Tenants,
+};
 pub use self::{
     dispatch::Fleet,
     look::{InMemory, Load},
@@ -56,6 +60,8 @@ pub enum Event {
     Claimed(Claimed, Bounds),
     /// A shard could not be claimed.
     ClaimFailed(ShardId, FailureKind),
+    /// What the store said when it was asked for a claim, whatever else became of that.
+    StoreAsked(Result<(), FailureKind>),
     /// These shards are given up, or it was tried.
     Released(Vec<ShardId>),
     /// What a fetch found, and from which offset each shard's was.
@@ -154,6 +160,7 @@ pub struct Member {
     /// Calls for shards that are being claimed: done once these are here.
     deferred: BTreeMap<ShardId, Vec<(CallId, Deferred)>>,
     proven_at: Option<Timestamp>,
+    reach: Reach,
     n_bytes: usize,
     n_tasks: usize,
     stopping: bool,
@@ -181,6 +188,7 @@ impl Member {
             appetite: 0,
             deferred: BTreeMap::new(),
             proven_at: None,
+            reach: Reach::default(),
             n_bytes: 0,
             n_tasks: 0,
             stopping: false,
@@ -200,6 +208,7 @@ impl Member {
             Event::Proven(at) => self.proven_at = Some(at),
             Event::Claimed(claimed, bounds) => self.claimed(claimed, &bounds, now, out),
             Event::ClaimFailed(shard, kind) => self.claim_failed(shard, kind, now, out),
+            Event::StoreAsked(answer) => self.store_answered(answer, now, out),
             Event::Released(shards) => self.released(&shards),
             Event::Fetched(all) => {
                 for (from, fetched) in all {
@@ -265,6 +274,7 @@ impl Member {
         self.run_flushes(now, out);
         self.run_claims(now, out);
         self.run_releases(now, out);
+        self.forget_unasked();
         self.answer_seekers(now, proven, out);
         self.note_touched();
     }
@@ -314,10 +324,18 @@ impl Member {
             .collect()
     }
 
-    /// Whether every shard of the member's slots is claimed.
+    /// Whether every shard of the member's slots is claimed, and the store can be reached as far as is known.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
-        !self.stopping && self.knows_pipelines && self.ownership.is_settled()
+    pub fn is_ready(&self, now: Timestamp) -> bool {
+        let is_settled = self.knows_pipelines && self.ownership.is_settled();
+        !self.stopping && is_settled && self.reach.unreached_for(now) < reach::UNREADY_AFTER
+    }
+
+    /// For how long the store could not be reached, as far as is known; nothing is asked of it while there is nothing
+    /// to save or to claim.
+    #[must_use]
+    pub fn unreached_for(&self, now: Timestamp) -> Duration {
+        self.reach.unreached_for(now)
     }
 
     /// The slots that are the member's and are not to be given up.

@@ -113,7 +113,11 @@ impl Scheduler {
     /// # Errors
     /// A config out of range, or a catalogue that cannot be read.
     pub async fn start(config: Config, ports: Ports) -> Result<Self, Error> {
-        let config = checked(config)?;
+        let config = checked(Config {
+            // There is nobody to leave the shards to.
+            leave_after: Duration::MAX,
+            ..config
+        })?;
         let driver = Handle::start(Arc::clone(&config), ports.clone());
         let route = Route::here(driver.clone());
         Self::open(config, FrontPorts::from(&ports), Some(driver), route).await
@@ -205,6 +209,23 @@ impl Scheduler {
     pub fn ready(&self) -> Result<(), Error> {
         let driver = self.shared.driver.as_ref();
         driver.map_or(Ok(()), Handle::ready)
+    }
+
+    /// Waits until the member in this process has left the others, since it could not reach the store for
+    /// [`leave_after`](Config::leave_after): it owns nothing, and whoever is connected to it is served better by another.
+    /// A member that is alone never does, nor does a process without one.
+    pub async fn left(&self) {
+        match &self.shared.driver {
+            Some(driver) => driver.away(true).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until a member that has [`left`](Self::left) is one again.
+    pub async fn rejoined(&self) {
+        if let Some(driver) = &self.shared.driver {
+            driver.away(false).await;
+        }
     }
 
     /// How much the member in this process has to do, if there is one.

@@ -38,6 +38,14 @@ impl Placement for Fixed {
     async fn prove(&self) -> Result<(), PortError> {
         Ok(())
     }
+
+    async fn leave(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    async fn rejoin(&self) -> Result<(), PortError> {
+        Ok(())
+    }
 }
 
 /// Members by address, as a network would reach them.

@@ -48,6 +48,14 @@ impl Placement for Told {
     async fn prove(&self) -> Result<(), PortError> {
         Ok(())
     }
+
+    async fn leave(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    async fn rejoin(&self) -> Result<(), PortError> {
+        Ok(())
+    }
 }
 
 /// A member as others reach it, and how often they did.

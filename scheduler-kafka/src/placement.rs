@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use rdkafka::{
     Offset as Position,
     consumer::{BaseConsumer, CommitMode, Consumer as _},
-    error::RDKafkaErrorCode,
+    error::{KafkaResult, RDKafkaErrorCode},
 };
 use scheduler_core::{
     N_SLOTS, Slot,
@@ -54,9 +54,16 @@ struct Shared {
     owned: Mutex<Owned>,
     told: Notify,
     is_over: AtomicBool,
+    /// It has left the group, or is about to: what the group takes back is let go at once.
+    is_away: AtomicBool,
 }
 
 impl Shared {
+    /// Whether what the group takes back is let go at once.
+    fn is_leaving(&self) -> bool {
+        self.is_over.load(Ordering::Acquire) || self.is_away.load(Ordering::Acquire)
+    }
+
     fn owned(&self) -> MutexGuard<'_, Owned> {
         self.owned.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,6 +118,18 @@ impl GroupPlacement {
         }
         let why = format!("topic {topic} has {n_found} partitions; it must have {N_SLOTS}");
         Err(PortError::new(operation, FailureKind::Damaged).caused_by(why))
+    }
+
+    /// Calls the consumer, which waits for its own thread, where nobody waits for it.
+    async fn subscribe(
+        &self,
+        operation: &'static str,
+        call: impl FnOnce(&BaseConsumer<Member>) -> KafkaResult<()> + Send + 'static,
+    ) -> Result<(), PortError> {
+        let consumer = self.join().await?;
+        let called = tokio::task::spawn_blocking(move || call(&consumer));
+        let called = called.await.map_err(|err| unavailable(operation, err))?;
+        called.map_err(|err| unavailable(operation, err))
     }
 }
 
@@ -179,5 +198,24 @@ impl Placement for GroupPlacement {
                 Err(unavailable(OPERATION, err))
             }
         }
+    }
+
+    async fn leave(&self) -> Result<(), PortError> {
+        self.shared.is_away.store(true, Ordering::Release);
+        if self.shared.owned().lose_all() {
+            self.shared.told.notify_waiters();
+        }
+        let leave = |consumer: &BaseConsumer<Member>| {
+            consumer.unsubscribe();
+            Ok(())
+        };
+        self.subscribe("leave the members", leave).await
+    }
+
+    async fn rejoin(&self) -> Result<(), PortError> {
+        self.shared.is_away.store(false, Ordering::Release);
+        let topic = self.cluster.config.slots_topic.clone();
+        let join = move |consumer: &BaseConsumer<Member>| consumer.subscribe(&[&topic]);
+        self.subscribe("join the members again", join).await
     }
 }

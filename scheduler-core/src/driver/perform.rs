@@ -15,6 +15,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::read::{due_each, get_each, keyed_each, read_logs};
+use super::Health;
 use crate::{
     Config, Epoch, IdempotencyKey, Offset, ShardId, Slot, TaskId, Timestamp,
     action::Action,
@@ -111,7 +112,11 @@ impl Performer {
                 warn!(%shard, why, "the log lost what was to be read next")
             }
             // Those are the turn's and the member's own.
-            Action::Answer(..) | Action::Ended(_) | Action::LeaseEnded(..) | Action::Stopped => {}
+            Action::Answer(..)
+            | Action::Ended(_)
+            | Action::LeaseEnded(..)
+            | Action::Leave(_)
+            | Action::Stopped => {}
         }
     }
 
@@ -170,7 +175,11 @@ impl Performer {
                 claim(&ports, &ids, &address).await.unwrap_or_else(|err| {
                     warn_port(&err, "claim");
                     let failed = |id| Event::ClaimFailed(id, err.kind());
-                    ids.into_iter().map(failed).collect()
+                    let asked = [Event::StoreAsked(Err(err.kind()))];
+                    asked
+                        .into_iter()
+                        .chain(ids.into_iter().map(failed))
+                        .collect()
                 })
             });
         }
@@ -199,6 +208,34 @@ impl Performer {
                 warn_port(&err, "give up slots");
                 ports.clock.sleep_until(ports.clock.now() + RETRY).await;
             }
+            Vec::new()
+        });
+    }
+
+    /// Stays away until the store can be read.
+    pub(super) fn leave(&self, shard: ShardId, health: Arc<Health>) {
+        error!("the store cannot be reached: leaves its shards to other members until it can be");
+        let (ports, events) = (self.ports.clone(), self.events.clone());
+        let is_over = move || events.is_closed();
+        self.spawn(async move {
+            let rest = || ports.clock.sleep_until(ports.clock.now() + RETRY);
+            while !is_over()
+                && let Err(err) = ports.placement.leave().await
+            {
+                warn_port(&err, "leave the members");
+                rest().await;
+            }
+            while !is_over() && ports.store.owners(&[shard]).await.is_err() {
+                rest().await;
+            }
+            while !is_over()
+                && let Err(err) = ports.placement.rejoin().await
+            {
+                warn_port(&err, "join the members again");
+                rest().await;
+            }
+            info!("the store answers: joined the members again");
+            health.is_away.send_replace(false);
             Vec::new()
         });
     }
@@ -425,6 +462,7 @@ async fn claim(
         }
     }
     let claimed = ports.store.claim(&claims).await?;
+    events.push(Event::StoreAsked(Ok(())));
     // Only now: what an earlier owner leased before it was fenced lies below this end.
     let ids: Vec<_> = claimed.iter().map(|claimed| claimed.shard).collect();
     for (claimed, bounds) in claimed.into_iter().zip(ports.log.bounds(&ids).await) {

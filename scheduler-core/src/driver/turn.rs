@@ -106,7 +106,7 @@ impl Turns {
             self.member.settle(now, &mut actions);
             self.act(&mut actions);
             self.fetch();
-            self.note_health();
+            self.note_health(now);
             self.note_tally(now);
         }
         if let Some(fetch) = self.fetch.take() {
@@ -185,6 +185,10 @@ impl Turns {
                     }
                 }
                 Action::Ended(ids) => self.watched.ended(&ids),
+                Action::Leave(shard) => {
+                    self.health.is_away.send_replace(true);
+                    self.performer.leave(shard, Arc::clone(&self.health));
+                }
                 Action::Stopped => self.is_stopped = true,
                 action => self.performer.add(action),
             }
@@ -223,7 +227,7 @@ impl Turns {
         }
     }
 
-    fn note_health(&self) {
+    fn note_health(&self, now: Timestamp) {
         let load = Load {
             n_calls: self.calls.len(),
             ..self.member.load()
@@ -233,17 +237,20 @@ impl Turns {
             .load
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner) = load;
-        let is_ready = self.member.is_ready() && self.member.refused().next().is_none();
+        let is_ready = self.member.is_ready(now) && self.member.refused().next().is_none();
         if self.health.is_ready.swap(is_ready, Ordering::Relaxed) != is_ready || !is_ready {
-            let refused = self
-                .member
-                .refused()
-                .map(|(id, why)| format!("{id}: {why}"));
+            let refused = self.member.refused();
+            let refused =
+                refused.map(|(id, why)| format!("a shard cannot be scheduled: {id}: {why}"));
+            let unreached = self.member.unreached_for(now);
+            let unreached = (!unreached.is_zero())
+                .then(|| format!("the store was not reached for {} s", unreached.as_secs()));
             *self
                 .health
-                .refused
+                .faults
                 .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner) = refused.collect();
+                .unwrap_or_else(std::sync::PoisonError::into_inner) =
+                unreached.into_iter().chain(refused).collect();
         }
     }
 }

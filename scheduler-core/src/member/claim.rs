@@ -85,6 +85,17 @@ impl Ownership {
         kept.filter(|slot| !self.revoking.contains(slot)).copied()
     }
 
+    /// Slots that are to be given up.
+    pub(super) fn leaving_slots(&self) -> impl Iterator<Item = Slot> {
+        self.revoking.iter().copied()
+    }
+
+    /// A shard that is wanted or being claimed, if there is one.
+    pub(super) fn first_coming(&self) -> Option<ShardId> {
+        let coming = self.wanted.keys().chain(self.claiming.keys());
+        coming.min().copied()
+    }
+
     pub(super) fn n_coming(&self) -> usize {
         self.wanted.len() + self.claiming.len()
     }
@@ -208,6 +219,7 @@ impl Member {
     pub(super) fn assigned(&mut self, slots: &[Slot], now: Timestamp, out: &mut Vec<Action>) {
         self.ownership.slots.extend(slots);
         self.ownership.was_assigned = true;
+        self.reach.came_back();
         // A slot that comes back while it was being given up stays.
         self.ownership.revoking.retain(|slot| !slots.contains(slot));
         let stay = |id: &ShardId| slots.contains(&id.slot());

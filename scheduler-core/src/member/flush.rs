@@ -67,6 +67,11 @@ impl Lanes {
         self.0.iter().filter_map(|lane| lane.wake_at(config)).min()
     }
 
+    /// Whether a flush is in flight or about to be tried again.
+    pub(super) fn are_saving(&self) -> bool {
+        self.0.iter().any(|lane| lane.in_flight.is_some())
+    }
+
     pub(super) fn note(&mut self, id: ShardId, urgency: Urgency, now: Timestamp) {
         let lane = self.of(id);
         match urgency {
@@ -157,7 +162,9 @@ impl Member {
         now: Timestamp,
         out: &mut Vec<Action>,
     ) {
-        let Some(lane) = self.lanes.0.get_mut(usize::from(lane)) else {
+        let n_lane = usize::from(lane);
+        self.store_answered(answers.as_ref().map(drop).map_err(|kind| *kind), now, out);
+        let Some(lane) = self.lanes.0.get_mut(n_lane) else {
             return;
         };
         let answers = match answers {

@@ -8,6 +8,7 @@ mod offers;
 mod order;
 mod ownership;
 mod random;
+mod reach;
 mod rig;
 mod room;
 mod seek;

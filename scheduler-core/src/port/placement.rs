@@ -36,6 +36,13 @@ pub trait Placement: Debug + Send + Sync {
 
     /// Shows that this member is one now: an error means that it may have been replaced.
     async fn prove(&self) -> Result<(), PortError>;
+
+    /// Leaves the members: all slots are gone at once, also those that are being revoked, and none comes before
+    /// [`rejoin`](Self::rejoin). The caller MUST have stopped to work on them before. `next` says `Lost` for what it had.
+    async fn leave(&self) -> Result<(), PortError>;
+
+    /// Becomes a member again after [`leave`](Self::leave).
+    async fn rejoin(&self) -> Result<(), PortError>;
 }
 
 /// The placement of a member that is alone: it owns every slot for as long as it lives.
@@ -77,6 +84,15 @@ impl Placement for SoleMember {
     }
 
     async fn prove(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    /// There is nobody to leave the slots to, so it keeps them.
+    async fn leave(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    async fn rejoin(&self) -> Result<(), PortError> {
         Ok(())
     }
 }

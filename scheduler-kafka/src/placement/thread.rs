@@ -63,7 +63,7 @@ impl ConsumerContext for Member {
                 self.shared.owned().assign(read(slots));
             }
             assigned
-        } else if consumer.assignment_lost() || self.shared.is_over.load(Ordering::Acquire) {
+        } else if consumer.assignment_lost() || self.shared.is_leaving() {
             self.shared.owned().taken();
             consumer.incremental_unassign(slots)
         } else {

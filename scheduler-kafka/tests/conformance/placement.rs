@@ -150,3 +150,44 @@ async fn a_member_that_was_cut_off_loses_its_slots_and_cannot_prove_anything() {
     assert!(cut_off.slots.is_disjoint(&heir.slots));
     cut_off.proves().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_leaves_is_replaced_at_once_and_can_come_back() {
+    let prefix = Prefix::shared();
+    let mut leaver = Member::of(&prefix);
+    leaver.has_all().await;
+    let mut heir = Member::of(&prefix);
+    let joining = tokio::spawn(async move {
+        while heir.slots.is_empty() {
+            heir.next().await;
+        }
+        heir
+    });
+    let revoking = leaver.next().await;
+    leaver.release(&revoking).await;
+    let mut heir = in_time(joining).await.unwrap();
+
+    let started = Instant::now();
+    leaver.placement.leave().await.unwrap();
+    assert!(leaver.placement.prove().await.is_err());
+    assert_eq!(leaver.next().await, [], "what it had is lost");
+    assert!(leaver.slots.is_empty());
+    heir.has_all().await;
+    let took = started.elapsed();
+    assert!(
+        took < Duration::from_secs(5),
+        "nobody waits for the end of a session: {took:?}"
+    );
+    heir.proves().await;
+    assert!(leaver.placement.prove().await.is_err());
+
+    leaver.placement.rejoin().await.unwrap();
+    let revoking = heir.next().await;
+    heir.release(&revoking).await;
+    while leaver.slots.is_empty() {
+        leaver.next().await;
+    }
+    assert_eq!(leaver.slots, revoking.into_iter().collect());
+    leaver.proves().await;
+    heir.proves().await;
+}

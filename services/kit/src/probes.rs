@@ -64,6 +64,14 @@ impl Metrics {
                 #[expect(clippy::cast_precision_loss, reason = "a gauge needs no last digit")]
                 metrics::gauge!("workload_tasks_waiting", "reason" => reason).set(n as f64);
             }
+            let busy = [
+                ("workload_tasks_running", tally.n_running),
+                ("workload_tasks_saving", tally.n_saving + tally.n_ended),
+            ];
+            for (name, n) in busy {
+                #[expect(clippy::cast_precision_loss, reason = "a gauge needs no last digit")]
+                metrics::gauge!(name).set(n as f64);
+            }
         }
         self.recorded.run_upkeep();
         self.recorded.render()

@@ -51,6 +51,7 @@ settings! {
     tenant_limits: limits, "", "what tenants may run at once on this member, and start in a while: acme=50, acme=100/1s";
     adoption_window: duration, "12s", "after a crash, how long tasks that an unknown worker may hold wait for it to say so";
     proof_age_max: duration, "4s", "how old a proof of membership may be for leases to be granted or expired under it";
+    leave_after: duration, "2m", "a member that cannot reach TiDB for so long leaves the others its shards, and joins again once it can";
     trim_after: duration, "10m", "how far behind the durable watermark the log is trimmed, in time";
     idempotency_window: duration, "24h", "how long an idempotency key stands for its first task";
     payload_bytes_max: bytes, "1MiB", "the most bytes of a task's data";

@@ -1,6 +1,6 @@
 //! A member of the cluster as a library: what the program `workload-scheduler` runs, on ports that may be wrapped.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use anyhow::Context as _;
 use scheduler_core::{Ports, Scheduler, driver::SystemClock};
@@ -73,19 +73,19 @@ pub async fn run(settings: &Settings, wrap: impl FnOnce(Ports) -> Ports) -> anyh
 }
 
 /// Answers until SIGTERM or SIGINT, then empties long polls, hands over and saves everything.
+///
+/// While the member has left the others nobody is answered: workers that are connected go to one that has shards.
 async fn serve(
     scheduler: Scheduler,
     metrics: Metrics,
     grpc: TcpListener,
     http: TcpListener,
 ) -> anyhow::Result<()> {
-    let (end, ending) = watch::channel(false);
+    let address = grpc.local_addr()?;
     let ended = |mut ending: watch::Receiver<bool>| async move {
         // An error means that the sender is gone, which is an end.
         ending.wait_for(|ending| *ending).await.ok();
     };
-    let services = Services::new(scheduler.clone(), Access::Open, Limits::default())?.for_peers();
-    let serving = tokio::spawn(services.serve(grpc, ended(ending)));
     let (end_probes, probes_ending) = watch::channel(false);
     let probing = tokio::spawn(workload_kit::serve_probes(
         http,
@@ -93,10 +93,32 @@ async fn serve(
         metrics,
         ended(probes_ending),
     ));
-    worker_sdk::signalled().await;
+    let mut signalled = pin!(worker_sdk::signalled());
+    let mut listener = Some(grpc);
+    loop {
+        let listener = match listener.take() {
+            Some(listener) => listener,
+            None => TcpListener::bind(address).await?,
+        };
+        let (end, ending) = watch::channel(false);
+        let services = Services::new(scheduler.clone(), Access::Open, Limits::default())?;
+        let serving = tokio::spawn(services.for_peers().serve(listener, ended(ending)));
+        let is_over = tokio::select! {
+            () = &mut signalled => true,
+            () = scheduler.left() => false,
+        };
+        end.send_replace(true);
+        serving.await.context("gRPC")?.context("gRPC")?;
+        if is_over {
+            break;
+        }
+        info!("answers nobody until it is a member again");
+        tokio::select! {
+            () = &mut signalled => break,
+            () = scheduler.rejoined() => {}
+        }
+    }
     info!("stopping");
-    end.send_replace(true);
-    serving.await.context("gRPC")?.context("gRPC")?;
     scheduler.shutdown().await;
     // Last, so that probes say until the end that the member is alive and not ready.
     end_probes.send_replace(true);

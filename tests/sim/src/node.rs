@@ -51,6 +51,8 @@ pub(crate) struct Node {
     fetched_appetite: u64,
     swept_at: Timestamp,
     session: Option<u64>,
+    /// It has left the group, since the store did not answer.
+    is_away: bool,
     n_heard: u64,
     slots: BTreeSet<Slot>,
     /// The batches that are collected within a turn.
@@ -73,10 +75,15 @@ impl Node {
             fetched_appetite: 0,
             swept_at: Timestamp::EPOCH,
             session: None,
+            is_away: false,
             n_heard: 0,
             slots: BTreeSet::new(),
             batch: jobs::Batch::default(),
         }
+    }
+
+    pub(crate) fn is_ready(&self, now: Timestamp) -> bool {
+        self.member.is_ready(self.local(now))
     }
 
     /// A process that was not started yet.

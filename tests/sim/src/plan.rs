@@ -220,6 +220,7 @@ fn config(rng: &mut fastrand::Rng) -> Config {
         straggler_after: rng.u64(8..80),
         window_tasks_max: rng.usize(16..160),
         adoption_window: seconds(12),
+        leave_after: seconds(rng.u64(2..60)),
         trim_after: seconds(rng.u64(5..200)),
         settled_max: rng.usize(0..64),
         // Some tasks fail by intention, and have to end.

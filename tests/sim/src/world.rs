@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use scheduler_core::Timestamp;
+use scheduler_core::{ShardId, Timestamp};
 
 use crate::{
     Life,
@@ -45,6 +45,7 @@ pub(crate) enum What {
     Beat(usize, u32),
     Prove(usize, u32),
     GiveUp(usize, u32, Given),
+    Probe(usize, u32, ShardId),
     Restart(usize),
     Visit(Box<Visit>),
     Told(Caller, u64, Told),
@@ -188,7 +189,14 @@ impl World {
             What::GiveUp(member, n, given) if self.is_life(member, n) => {
                 self.give_up(member, given);
             }
-            What::Turn(..) | What::Beat(..) | What::Prove(..) | What::GiveUp(..) => {}
+            What::Probe(member, n, shard) if self.is_life(member, n) => {
+                self.probe_store(member, shard)
+            }
+            What::Turn(..)
+            | What::Beat(..)
+            | What::Prove(..)
+            | What::GiveUp(..)
+            | What::Probe(..) => {}
             What::Restart(member) => self.start_member(member),
             What::Visit(visit) => self.serve(*visit),
             What::Told(Caller::Member(member, n), job, told) => {
@@ -329,14 +337,14 @@ impl World {
         shards.all(|(watermark, end)| watermark == end)
             && self.store.live_rows().next().is_none()
             && self.held_anywhere().is_empty()
-            && self.members.iter().all(|node| node.member.is_ready())
+            && self.members.iter().all(|node| node.is_ready(self.now))
     }
 
     fn look_at_end(&mut self) {
         let ready: Vec<_> = self
             .members
             .iter()
-            .map(|node| node.member.is_ready())
+            .map(|node| node.is_ready(self.now))
             .collect();
         for (member, is_ready) in ready.into_iter().enumerate() {
             // A member without slots has nothing to be ready for.
@@ -383,6 +391,7 @@ fn addressee(what: &What) -> Option<End> {
         | What::Beat(member, _)
         | What::Prove(member, _)
         | What::GiveUp(member, ..)
+        | What::Probe(member, ..)
         | What::Told(Caller::Member(member, _), ..) => Some(End::Member(*member)),
         What::Letter(letter) => Some(letter.to),
         What::WorkerTick(worker, _) => Some(End::Worker(*worker)),

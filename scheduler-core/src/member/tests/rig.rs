@@ -58,6 +58,8 @@ pub(super) struct Rig {
     pub(super) holds_flushes: bool,
     pub(super) held: Vec<(u16, Arc<[ShardFlush]>)>,
     pub(super) holds_appends: bool,
+    /// The store takes no flush.
+    pub(super) fails_flushes: bool,
     /// Claims fail.
     pub(super) fails_claims: bool,
     /// Reads of tasks, pages and keys fail.
@@ -69,6 +71,8 @@ pub(super) struct Rig {
     pub(super) given_up: Vec<Slot>,
     pub(super) appends: Vec<(IdempotencyKey, NewTask)>,
     pub(super) refusals: Vec<String>,
+    /// By which shard it leaves the others until the store answers.
+    pub(super) left: Vec<ShardId>,
     pub(super) has_stopped: bool,
     last_call: u64,
     pipeline: Pipeline,
@@ -122,6 +126,7 @@ impl Rig {
             holds_flushes: false,
             held: Vec::new(),
             holds_appends: false,
+            fails_flushes: false,
             fails_claims: false,
             fails_reads: false,
             holds_reads: false,
@@ -130,6 +135,7 @@ impl Rig {
             given_up: Vec::new(),
             appends: Vec::new(),
             refusals: Vec::new(),
+            left: Vec::new(),
             has_stopped: false,
             last_call: 0,
             config,
@@ -380,17 +386,22 @@ impl Rig {
                 let twice = self.answers.insert((call, part), answer);
                 assert!(twice.is_none(), "a call is answered once");
             }
+            Action::Flush(lane, _) if self.fails_flushes => {
+                events.push(Event::Flushed(lane, Err(FailureKind::Unavailable)));
+            }
             Action::Flush(lane, parts) if self.holds_flushes => self.held.push((lane, parts)),
             Action::Flush(lane, parts) => {
                 let answers = self.durable.flush(&parts);
                 events.push(Event::Flushed(lane, Ok(answers)));
             }
             Action::Claim(_) if self.fails_claims => {
+                events.push(Event::StoreAsked(Err(FailureKind::Unavailable)));
                 events.push(Event::ClaimFailed(SHARD, FailureKind::Unavailable));
             }
             Action::Claim(ids) => {
                 assert_eq!(ids, [SHARD]);
                 let claimed = self.durable.claim();
+                events.push(Event::StoreAsked(Ok(())));
                 events.push(Event::Claimed(claimed, self.durable.bounds()));
             }
             Action::Release(shards) => {
@@ -434,6 +445,11 @@ impl Rig {
                 self.durable.trimmed = below.0;
             }
             Action::Refused(_, why) => self.refusals.push(why),
+            Action::Leave(shard) => {
+                let n_shards = self.member.load().n_shards;
+                assert_eq!(n_shards, 0, "others may own its slots as soon as it leaves");
+                self.left.push(shard);
+            }
             Action::Stopped => self.has_stopped = true,
             Action::GiveUp(slots) => self.given_up.extend(slots),
             Action::Ended(_) => {}

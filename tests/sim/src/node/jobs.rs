@@ -47,6 +47,9 @@ pub(super) enum Job {
     Trim,
     Beat(Option<u64>),
     Prove(Timestamp),
+    Leave,
+    /// Whether the store answers one that has left the group.
+    Probe(ShardId),
 }
 
 /// Slots that were given up, in which session, and what the member had heard by then.
@@ -104,6 +107,7 @@ impl World {
                     self.give_up(member, given);
                 }
             }
+            Action::Leave(shard) => self.leave(member, shard),
             Action::Load(id, epoch, offset) => node.batch.loads.push((id, epoch, offset)),
             Action::ReadDue(epoch, page) => node.batch.pages.push((epoch, page)),
             Action::ReadKeyed(epoch, page) => node.batch.keyed.push((epoch, page)),
@@ -167,6 +171,25 @@ impl World {
         }
     }
 
+    /// A member leaves the group until the store answers it. If the group is not told, it sees a silence.
+    fn leave(&mut self, member: usize, shard: ShardId) {
+        self.note(Fact::Fate("leaves the group", member));
+        let node = &mut self.members[member];
+        node.is_away = true;
+        node.n_heard = 0;
+        let slots = std::mem::take(&mut node.slots);
+        node.events.push(Event::Lost(slots.into_iter().collect()));
+        if let Some(session) = node.session.take() {
+            self.start(member, Ask::Leave(session), Job::Leave);
+        }
+        self.probe_store(member, shard);
+        self.wake(member);
+    }
+
+    pub(crate) fn probe_store(&mut self, member: usize, shard: ShardId) {
+        self.start(member, Ask::Owner(shard), Job::Probe(shard));
+    }
+
     pub(crate) fn beat(&mut self, member: usize) {
         let node = &self.members[member];
         if node.life == Life::Down {
@@ -175,7 +198,9 @@ impl World {
         let (session, heard) = (node.session, node.n_heard);
         // One that joins waits for the answer.
         let joins = |job: &Job| matches!(job, Job::Beat(None));
-        if session.is_some() || !node.jobs.values().any(joins) {
+        if node.is_away {
+            // The group hears nothing of it.
+        } else if session.is_some() || !node.jobs.values().any(joins) {
             self.start(member, Ask::Beat(session, heard), Job::Beat(session));
         }
         let n_lives = self.members[member].n_lives;
@@ -217,11 +242,21 @@ impl World {
             // Only now: what an earlier owner leased before it was fenced lies below this end.
             (Job::Claim(ids), Told::Claimed(claimed)) => {
                 self.start(member, Ask::Bounds(ids), Job::LastBounds(claimed));
-                return;
+                vec![Event::StoreAsked(Ok(()))]
             }
             (Job::Load(reads), Told::Found(found)) => self.loaded(member, reads, found),
             (Job::Beat(session), told) => return self.heard(member, session, told),
             (Job::GiveUp(given), told) => return self.gave_up(member, given, &told),
+            (Job::Probe(shard), Told::Failed(_)) => {
+                let n_lives = self.members[member].n_lives;
+                let at = self.now + RETRY;
+                self.queue.push(at, What::Probe(member, n_lives, shard));
+                return;
+            }
+            (Job::Probe(_), _) => {
+                self.members[member].is_away = false;
+                return;
+            }
             (Job::Fetch(_), Told::Failed(_)) => {
                 let node = &mut self.members[member];
                 let at = self.now + RETRY;
@@ -336,7 +371,12 @@ fn events_of(job: Job, told: Told) -> Vec<Event> {
             let claimed = claimed.map(|(claimed, bounds)| Event::Claimed(claimed, bounds));
             claimed.collect()
         }
-        (Job::FirstBounds(ids) | Job::Claim(ids), _) => claims_failed(ids, kind),
+        (Job::FirstBounds(ids), _) => claims_failed(ids, kind),
+        (Job::Claim(ids), _) => {
+            let mut events = claims_failed(ids, kind);
+            events.push(Event::StoreAsked(Err(kind)));
+            events
+        }
         (Job::LastBounds(claimed), _) => {
             claims_failed(claimed.into_iter().map(|claimed| claimed.shard), kind)
         }
@@ -385,9 +425,16 @@ fn events_of(job: Job, told: Told) -> Vec<Event> {
             asked.into_iter().map(failed).collect()
         }
         (Job::Prove(asked_at), Told::Proven(true)) => vec![Event::Proven(asked_at)],
-        (Job::Fetch(_) | Job::Trim | Job::Beat(_) | Job::Prove(_) | Job::GiveUp(_), _) => {
-            Vec::new()
-        }
+        (
+            Job::Fetch(_)
+            | Job::Trim
+            | Job::Beat(_)
+            | Job::Prove(_)
+            | Job::GiveUp(_)
+            | Job::Leave
+            | Job::Probe(_),
+            _,
+        ) => Vec::new(),
     }
 }
 
