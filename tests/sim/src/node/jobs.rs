@@ -171,19 +171,18 @@ impl World {
         }
     }
 
-    /// A member leaves the group until the store answers it. If the group is not told, it sees a silence.
+    /// A member leaves the group until the store answers it. If the group is not told, it sees a silence. The member
+    /// is not told that its slots are lost: it must have let go of them.
     fn leave(&mut self, member: usize, shard: ShardId) {
         self.note(Fact::Fate("leaves the group", member));
         let node = &mut self.members[member];
         node.is_away = true;
         node.n_heard = 0;
-        let slots = std::mem::take(&mut node.slots);
-        node.events.push(Event::Lost(slots.into_iter().collect()));
+        node.slots.clear();
         if let Some(session) = node.session.take() {
             self.start(member, Ask::Leave(session), Job::Leave);
         }
         self.probe_store(member, shard);
-        self.wake(member);
     }
 
     pub(crate) fn probe_store(&mut self, member: usize, shard: ShardId) {
