@@ -169,7 +169,7 @@ pub(crate) async fn run(n: u64) -> Recovery {
     let began = core_time();
     let mut owner = Owner::claim(&store, config(room), n, start).await;
     let ready = core_time() - began;
-    assert!(owner.member.is_ready(), "the shard is claimed");
+    assert!(owner.member.is_ready(owner.now), "the shard is claimed");
     let bytes_idle = resident_bytes().saturating_sub(before);
 
     owner.now = due_at;

@@ -1,7 +1,7 @@
 //! A worker for tests: notes each run in a file, works as long as the task says, or fails if it says so,
 //! and answers.
 //!
-//! `test-worker ENDPOINT PIPELINE NOTES [CONCURRENCY]`; a note is a line `<task id> <attempt> <token> <worker's pid>
+//! `test-worker [--unary] ENDPOINT PIPELINE NOTES [CONCURRENCY]`; a note is a line `<task id> <attempt> <token> <worker's pid>
 //! <milliseconds since 1970>`.
 
 use std::{
@@ -14,7 +14,10 @@ use worker_sdk::{Failure, Outcome, TaskContext, Worker};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    // As a worker from before there were streams.
+    let is_older = arguments.first().is_some_and(|first| first == "--unary");
+    arguments.drain(..usize::from(is_older));
     let (endpoint, pipeline) = (arguments.first(), arguments.get(1));
     let notes = arguments
         .get(2)
@@ -22,12 +25,13 @@ async fn main() -> anyhow::Result<()> {
         .clone();
     let concurrency = arguments.get(3).map_or(Ok(1), |text| text.parse())?;
     let handler = move |ctx: TaskContext| work(notes.clone(), ctx);
-    Worker::builder("app", pipeline.context("no pipeline")?)
+    let mut builder = Worker::builder("app", pipeline.context("no pipeline")?)
         .endpoint(endpoint.context("no endpoint")?)
-        .concurrency(concurrency)
-        .build(handler)?
-        .run()
-        .await?;
+        .concurrency(concurrency);
+    if is_older {
+        builder = builder.unary();
+    }
+    builder.build(handler)?.run().await?;
     Ok(())
 }
 

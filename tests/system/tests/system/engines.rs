@@ -3,12 +3,17 @@
 mod chaos;
 mod cluster;
 mod deletion;
+mod failover;
 mod faults;
 mod history;
 mod keys;
+mod links;
 mod load;
 mod members;
 mod outages;
 mod pressure;
+mod replies;
 mod scale;
+mod setup;
+mod siege;
 mod truth;

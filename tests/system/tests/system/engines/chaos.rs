@@ -12,13 +12,19 @@ use test_servers::{Fault, Kafka, Proxy, Tidb};
 
 use super::{
     cluster::{Cluster, Service},
-    faults::{SESSION_SETTING, Setup, judged},
     history::now,
+    setup::{SESSION_SETTING, Setup, Size, from_environment, judged},
 };
 
 const N_MEMBERS: usize = 3;
 const N_APIS: usize = 2;
-const N_WORKERS: usize = 5;
+const SIZE: Size = Size {
+    n_partitions: 12,
+    n_apis: N_APIS,
+    n_workers: 5,
+    n_slots: 16,
+    n_older: 1,
+};
 const PER_SECOND: u32 = 200;
 /// How long it goes on unless `CHAOS_SECONDS` says otherwise.
 const SECONDS: u64 = 45;
@@ -119,7 +125,7 @@ impl Chaos {
         let members = members.collect();
         Self {
             rng: Rng::with_seed(seed),
-            setup: Setup::of(cluster, members, N_APIS, N_WORKERS),
+            setup: Setup::of(cluster, members, SIZE),
             servers,
         }
     }
@@ -230,14 +236,6 @@ impl Chaos {
         };
         format!("{harm:?} {how}")
     }
-}
-
-fn from_environment(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} must be a number")),
-    )
 }
 
 #[test]

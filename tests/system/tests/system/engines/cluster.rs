@@ -1,8 +1,9 @@
 //! Our services as processes on real Kafka and TiDB, each cluster with topics and a database of its own.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -94,6 +95,20 @@ impl Cluster {
         })
     }
 
+    /// The partitions of the only pipeline whose shards this member owns, as the store says.
+    pub(crate) fn partitions_of(&self, member: &Service) -> BTreeSet<u16> {
+        let address = member.grpc.trim_start_matches("http://");
+        self.runtime.block_on(async {
+            let url = format!("{}/{}", self.tidb, self.name);
+            let mut db = MySqlConnection::connect(&url).await.unwrap();
+            let sql = "SELECT `partition` FROM shard WHERE address = ?";
+            let found = sqlx::query_scalar(sql).bind(address).fetch_all(&mut db);
+            let found: Vec<u16> = found.await.unwrap();
+            db.close().await.unwrap();
+            found.into_iter().collect()
+        })
+    }
+
     /// Starts a member.
     pub(crate) fn member(&self) -> Service {
         self.begin("workload-scheduler")
@@ -149,7 +164,7 @@ impl Cluster {
         self.runtime.spawn(future)
     }
 
-    pub(crate) fn home(&self) -> &std::path::Path {
+    pub(crate) fn home(&self) -> &Path {
         self.home.path()
     }
 }
@@ -193,11 +208,36 @@ impl Service {
         self.start_as("failing-member", Some(format!("{point}:{n}")));
     }
 
+    /// Starts it, where it was, by a clock that is as far from the machine's as that file says: `+1h`, `-20m`.
+    pub(crate) fn start_by_clock(&mut self, file: &Path) {
+        std::fs::write(file, "+0").unwrap();
+        let libraries = in_each("/usr/lib", "faketime/libfaketime.so.1");
+        let library = libraries
+            .first()
+            .expect("faketime is missing; install the package of that name");
+        let variables = [
+            ("LD_PRELOAD", library.display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            // A machine whose wall clock is set keeps its time since it started.
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ];
+        self.start_with(self.program, variables);
+    }
+
     fn start_as(&mut self, program: &str, failpoint: Option<String>) {
+        self.start_with(program, failpoint.map(|failpoint| ("FAILPOINT", failpoint)));
+    }
+
+    fn start_with(
+        &mut self,
+        program: &str,
+        variables: impl IntoIterator<Item = (&'static str, String)>,
+    ) {
         assert!(self.process.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(&self.log);
         let mut command = Command::new(binary(program));
-        command.envs(failpoint.map(|failpoint| ("FAILPOINT", failpoint)));
+        command.envs(variables);
         for argument in &self.arguments {
             command.args(["--set", argument]);
         }
@@ -230,6 +270,15 @@ impl Service {
 
     pub(crate) fn pid(&self) -> u32 {
         self.process.as_ref().unwrap().id()
+    }
+
+    /// A gauge or counter without labels from its metrics, 0 if it was never set.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let metrics = self.http.get("/metrics").body;
+        let lines = metrics.as_str().unwrap_or_default().lines();
+        let mut values = lines.filter_map(|line| line.split_once(' '));
+        let found = values.find(|(key, _)| *key == name);
+        found.map_or(0.0, |(_, value)| value.parse().unwrap())
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -279,6 +328,13 @@ impl Drop for Service {
             process.wait().ok();
         }
     }
+}
+
+/// Files of this name in the directories of one.
+fn in_each(dir: &str, name: &str) -> Vec<PathBuf> {
+    let dirs = std::fs::read_dir(dir).unwrap();
+    let files = dirs.map(|dir| dir.unwrap().path().join(name));
+    files.filter(|file| file.is_file()).collect()
 }
 
 /// Pipeline `app/NAME` of the tenant of all tests.

@@ -56,8 +56,8 @@ pub(crate) struct Harm {
 /// What was seen.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// Tasks whose submit was answered.
-    pub(crate) accepted: BTreeSet<TaskId>,
+    /// Tasks whose submit was answered, and when.
+    pub(crate) accepted: BTreeMap<TaskId, u64>,
     /// Submits that may have been done.
     pub(crate) n_unknown: usize,
     /// Submits that were refused.
@@ -84,7 +84,7 @@ impl History {
     pub(crate) fn judge(&self, reach: Duration) -> Result<Verdict, Vec<String>> {
         let mut broken = Vec::new();
         let by_task = self.by_task();
-        for id in &self.accepted {
+        for id in self.accepted.keys() {
             if !by_task.contains_key(id) {
                 broken.push(format!("no loss: {id} was accepted and never ran"));
             }
@@ -117,7 +117,7 @@ impl History {
     }
 
     /// All runs of each task, in the order in which they began.
-    fn by_task(&self) -> BTreeMap<TaskId, Vec<&Run>> {
+    pub(crate) fn by_task(&self) -> BTreeMap<TaskId, Vec<&Run>> {
         let mut by_task: BTreeMap<TaskId, Vec<&Run>> = BTreeMap::new();
         for run in &self.runs {
             by_task.entry(run.id).or_default().push(run);
@@ -205,7 +205,7 @@ mod tests {
 
     fn history(runs: Vec<Run>) -> History {
         History {
-            accepted: BTreeSet::from([id(1)]),
+            accepted: BTreeMap::from([(id(1), 5)]),
             runs,
             ..History::default()
         }

@@ -28,7 +28,28 @@ pub(crate) struct TestWorker {
 impl TestWorker {
     /// At the first of these endpoints that can be reached, which are separated by commas.
     pub(crate) fn start(endpoints: &str, pipeline: &str, notes: PathBuf, concurrency: u32) -> Self {
+        Self::start_with(&[], endpoints, pipeline, notes, concurrency)
+    }
+
+    /// One that knows no streams.
+    pub(crate) fn start_older(
+        endpoints: &str,
+        pipeline: &str,
+        notes: PathBuf,
+        concurrency: u32,
+    ) -> Self {
+        Self::start_with(&["--unary"], endpoints, pipeline, notes, concurrency)
+    }
+
+    fn start_with(
+        options: &[&str],
+        endpoints: &str,
+        pipeline: &str,
+        notes: PathBuf,
+        concurrency: u32,
+    ) -> Self {
         let process = Command::new(binary("test-worker"))
+            .args(options)
             .arg(endpoints)
             .arg(pipeline)
             .arg(&notes)

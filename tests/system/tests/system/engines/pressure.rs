@@ -18,10 +18,20 @@ use super::{
     load::TestWorker,
 };
 
-/// Tasks of one submit.
-const BATCH: usize = 20;
+/// Submits a second, at most.
+const SUBMITS: u32 = 20;
 /// How long the last tasks may take to end once nothing happens any more.
 const REST_WAIT: Duration = Duration::from_secs(150);
+
+/// What is submitted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) pipeline: &'static str,
+    /// Tasks a second.
+    pub(crate) per_second: u32,
+    /// The data of each.
+    pub(crate) data: &'static str,
+}
 
 /// The load.
 pub(crate) struct Pressure {
@@ -36,23 +46,18 @@ fn lock(history: &Mutex<History>) -> MutexGuard<'_, History> {
 }
 
 impl Pressure {
-    /// Submits so many tasks a second to these APIs, and looks at them again and again.
-    pub(crate) fn start(
-        cluster: &Cluster,
-        apis: &[&Service],
-        pipeline: &'static str,
-        per_second: u32,
-    ) -> Self {
+    /// Submits to these APIs, and looks at the tasks again and again.
+    pub(crate) fn start(cluster: &Cluster, apis: &[&Service], load: Load) -> Self {
         let history = Arc::new(Mutex::new(History::default()));
         let over = Arc::new(AtomicBool::new(false));
         let endpoints: Vec<_> = apis.iter().map(|api| api.grpc.clone()).collect();
         let submitter = client(cluster, &endpoints);
         let watcher = client(cluster, &endpoints);
         let shared = || (Arc::clone(&history), Arc::clone(&over));
-        let submitting = submit(submitter, pipeline, per_second, shared());
+        let submitting = submit(submitter, load, shared());
         let watching = watch(watcher, shared());
         Self {
-            pipeline,
+            pipeline: load.pipeline,
             loops: [cluster.spawn(submitting), cluster.spawn(watching)],
             history,
             over,
@@ -125,23 +130,24 @@ fn client(cluster: &Cluster, endpoints: &[String]) -> Client {
 
 async fn submit(
     client: Client,
-    pipeline: &'static str,
-    per_second: u32,
+    load: Load,
     (history, over): (Arc<Mutex<History>>, Arc<AtomicBool>),
 ) {
-    let every = Duration::from_secs(1) * u32::try_from(BATCH).unwrap() / per_second;
+    let batch = load.per_second.div_ceil(SUBMITS);
+    let every = Duration::from_secs(1) * batch / load.per_second;
     let mut ticks = tokio::time::interval(every);
     // What was not submitted in time is not made up for.
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let path = path(pipeline);
+    let path = path(load.pipeline);
     while !over.load(Ordering::Relaxed) {
         ticks.tick().await;
-        let submits = (0..BATCH).map(|_| Submit::new("{}")).collect();
+        let submits = (0..batch).map(|_| Submit::new(load.data)).collect();
         let answers = client.submit_batch(&path, submits).await;
+        let accepted_at = now();
         let mut history = lock(&history);
-        for answer in answers.unwrap_or_else(|err| vec![Err(err); BATCH]) {
+        for answer in answers.unwrap_or_else(|err| vec![Err(err); batch as usize]) {
             match answer {
-                Ok(submitted) => drop(history.accepted.insert(submitted.id)),
+                Ok(submitted) => drop(history.accepted.insert(submitted.id, accepted_at)),
                 Err(Error::UnknownOutcome { .. }) => history.n_unknown += 1,
                 Err(_) => history.n_refused += 1,
             }
@@ -175,10 +181,10 @@ async fn watch(client: Client, (history, over): (Arc<Mutex<History>>, Arc<Atomic
 fn next(history: &History, after: Option<TaskId>) -> Option<TaskId> {
     const STRIDE: usize = 97;
     let all = &history.accepted;
-    let onward = after.and_then(|after| all.range(after..).nth(STRIDE));
+    let onward = after.and_then(|after| all.range(after..).nth(STRIDE).map(|(id, _)| id));
     onward
         .or_else(|| {
-            all.iter()
+            all.keys()
                 .nth(fastrand::usize(..STRIDE.min(all.len().max(1))))
         })
         .copied()
