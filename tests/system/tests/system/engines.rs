@@ -6,6 +6,7 @@ mod deletion;
 mod failover;
 mod faults;
 mod history;
+mod key;
 mod keys;
 mod links;
 mod load;

@@ -181,6 +181,8 @@ fn links_that_flap_or_go_one_way_only_break_nothing() {
     judged(&linked.setup.finish(pressure));
 }
 
+/// The kernel's clock does not jump with that of the process, so that some of librdkafka's waits spin meanwhile: the
+/// machine is busier than it would be.
 #[test]
 fn a_clock_that_jumps_repeats_nothing_and_refuses_nothing() {
     let mut setup = Setup::start(2, Size::default());
