@@ -99,6 +99,15 @@ impl Kafka {
         run_java(&fetch_kafka()?, class, arguments)
     }
 
+    /// Its directory.
+    ///
+    /// # Panics
+    /// If it is not of its own.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.own().0.dir()
+    }
+
     /// Its process.
     ///
     /// # Panics

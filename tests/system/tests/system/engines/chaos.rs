@@ -2,10 +2,7 @@
 //!
 //! Without the servers' own processes (`KAFKA_BOOTSTRAP_SERVERS` and `TIDB_URL` are set) only ours are harmed.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use test_servers::{Fault, Kafka, Proxy, Tidb};
@@ -14,6 +11,7 @@ use super::{
     cluster::{Cluster, Service},
     history::now,
     setup::{SESSION_SETTING, Setup, Size, from_environment, judged},
+    usage::{Usage, disk_kib},
 };
 
 const N_MEMBERS: usize = 3;
@@ -28,28 +26,10 @@ const SIZE: Size = Size {
 const PER_SECOND: u32 = 200;
 /// How long it goes on unless `CHAOS_SECONDS` says otherwise.
 const SECONDS: u64 = 45;
+/// How often it is looked what members and servers take.
+const N_LOOKS: u32 = 12;
 /// A member takes no more memory than this, however long it goes on.
-const RESIDENT_MIB_MAX: u64 = 512;
-
-/// Where the load of a machine shows.
-#[derive(Debug, Clone, Copy)]
-struct Usage {
-    resident_mib: u64,
-    n_files: usize,
-}
-
-impl Usage {
-    fn of(service: &Service) -> Self {
-        let process = PathBuf::from(format!("/proc/{}", service.pid()));
-        let status = std::fs::read_to_string(process.join("status")).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().nth(1));
-        Self {
-            resident_mib: kib.unwrap().parse::<u64>().unwrap() / 1_024,
-            n_files: std::fs::read_dir(process.join("fd")).unwrap().count(),
-        }
-    }
-}
+const RESIDENT_KIB_MAX: u64 = 512 << 10;
 
 /// The servers, if they are ours to break.
 struct Servers {
@@ -128,6 +108,25 @@ impl Chaos {
             setup: Setup::of(cluster, members, SIZE),
             servers,
         }
+    }
+
+    /// Prints what members and servers take.
+    fn look(&self, after: Duration, n_accepted: usize) {
+        let usage: Usage = self.setup.members.iter().map(Usage::of).sum();
+        print!(
+            "after {after:.0?}, {n_accepted} accepted: members {} MiB, {} files",
+            usage.resident_kib >> 10,
+            usage.n_files
+        );
+        if let Some(Servers { kafka, tidb }) = &self.servers {
+            let (kafka, tidb) = (disk_kib(kafka.dir()), disk_kib(tidb.dir()));
+            print!(
+                "; on disk: Kafka {} MiB, TiDB {} MiB",
+                kafka >> 10,
+                tidb >> 10
+            );
+        }
+        println!();
     }
 
     fn pick(&mut self) -> Harm {
@@ -246,7 +245,12 @@ fn faults_at_random_break_no_promise() {
     let mut chaos = Chaos::start(seed);
     let pressure = chaos.setup.pressure(PER_SECOND);
     let start = Instant::now();
+    let mut look_at = start;
     while start.elapsed() < length {
+        if Instant::now() >= look_at {
+            look_at += length / N_LOOKS;
+            chaos.look(start.elapsed(), pressure.n_accepted());
+        }
         let pause = chaos.rng.u64(500..5_000);
         std::thread::sleep(Duration::from_millis(pause));
         let from = now();
@@ -257,10 +261,11 @@ fn faults_at_random_break_no_promise() {
     let setup = &mut chaos.setup;
     let services = setup.members.iter_mut().chain(&mut setup.apis);
     services.for_each(Service::ready);
-    judged(&setup.finish(pressure));
-    for member in &setup.members {
+    let history = setup.finish(pressure);
+    chaos.look(start.elapsed(), history.accepted.len());
+    judged(&history);
+    for member in &chaos.setup.members {
         let usage = Usage::of(member);
-        println!("{usage:?}");
-        assert!(usage.resident_mib < RESIDENT_MIB_MAX && usage.n_files < 1_000);
+        assert!(usage.resident_kib < RESIDENT_KIB_MAX && usage.n_files < 1_000);
     }
 }
