@@ -75,7 +75,7 @@ pub mod watermark;
 #[cfg(feature = "driver")]
 pub use self::scheduler::{
     BulkCancel, CancelMany, CancelPreview, Deleted, FrontPorts, Halted, Ports, Redrive,
-    RedriveMany, Redriving, Scheduler,
+    RedriveMany, Redriving, Scheduler, ShardOwners,
 };
 pub use self::{
     call::{

@@ -24,6 +24,7 @@ pub use self::{
     cancel::{BulkCancel, CancelMany, CancelPreview},
     deletion::Deleted,
     redrive::{Halted, Redrive, RedriveMany, Redriving},
+    work::ShardOwners,
 };
 use self::{
     directory::{Directory, Logs},

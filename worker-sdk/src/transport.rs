@@ -1,6 +1,7 @@
 //! How a worker talks to the scheduler: the trio of calls, over a stream, one by one, or (in tests) over nothing.
 
 mod line;
+mod near;
 mod stream;
 
 use std::{future::Future, time::Duration};
@@ -8,7 +9,7 @@ use std::{future::Future, time::Duration};
 use scheduler_core::{Error, Heartbeat, Leased, PipelinePath, Poll, Report};
 use scheduler_grpc::client::Client;
 
-pub(crate) use self::stream::Streamed;
+pub(crate) use self::{near::Near, stream::Streamed};
 
 /// The worker's three calls. Dropping a future gives the call up.
 pub(crate) trait Transport: Send + Sync + 'static {

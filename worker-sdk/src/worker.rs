@@ -13,7 +13,7 @@ use tokio::task::JoinError;
 use self::run::Runner;
 use crate::{
     Error, Failure, Handler, Outcome, shutdown,
-    transport::{Streamed, Unary},
+    transport::{Near, Streamed, Unary},
 };
 
 /// How long a lease lasts where nobody says.
@@ -53,6 +53,7 @@ pub struct Builder {
     grace: Duration,
     orphan_timeout: Duration,
     is_unary: bool,
+    is_near: bool,
 }
 
 /// Leases the tasks of one pipeline and runs each with a [`Handler`].
@@ -61,6 +62,7 @@ pub struct Worker<H> {
     handler: H,
     unary: Unary,
     is_unary: bool,
+    is_near: bool,
     config: Config,
 }
 
@@ -78,6 +80,7 @@ impl Worker<()> {
             grace: Duration::from_secs(25),
             orphan_timeout: Duration::from_secs(120),
             is_unary: false,
+            is_near: false,
         }
     }
 }
@@ -131,6 +134,16 @@ impl Builder {
         }
     }
 
+    /// Works at a member that owns shards of the pipeline, which saves tasks a way through the cluster: the endpoint is asked
+    /// which those are, again every minute. The members' addresses, as they advertise them, must be reachable from
+    /// here; when one is not, the worker stays at the endpoint. Not for [`unary`](Self::unary) calls.
+    pub fn near_shards(self) -> Self {
+        Self {
+            is_near: true,
+            ..self
+        }
+    }
+
     /// Makes a call each time in place of keeping a stream open: for a network that lets no streams through. A worker does so
     /// by itself where the scheduler is older than streams.
     pub fn unary(self) -> Self {
@@ -158,6 +171,7 @@ impl Builder {
             handler,
             unary: Unary { client, path },
             is_unary: self.is_unary,
+            is_near: self.is_near,
             config: Config {
                 worker: worker.as_str().try_into()?,
                 concurrency: self.concurrency,
@@ -194,7 +208,10 @@ impl<H: Handler> Worker<H> {
             let transport = Arc::new(self.unary);
             return Runner::new(transport, handler, config).run(shutdown).await;
         }
-        let transport = Arc::new(Streamed::new(self.unary));
+        let Unary { client, path } = &self.unary;
+        let near = || Near::new(client.clone(), path.clone(), config.worker.to_string());
+        let near = self.is_near.then(near);
+        let transport = Arc::new(Streamed::new(self.unary, near));
         Runner::new(transport, handler, config).run(shutdown).await
     }
 }

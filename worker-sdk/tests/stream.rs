@@ -17,7 +17,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout},
 };
-use worker_sdk::{Failure, TaskContext, Worker};
+use worker_sdk::{Builder, Failure, TaskContext, Worker};
 
 const SOON: Duration = Duration::from_secs(20);
 /// The data of a task that waits to be let go on, and of one that does not.
@@ -34,8 +34,14 @@ struct Server {
 
 impl Server {
     fn start(scheduler: &Scheduler) -> Self {
+        Self::on(
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+            scheduler,
+        )
+    }
+
+    fn on(listener: std::net::TcpListener, scheduler: &Scheduler) -> Self {
         let runtime = Runtime::new().unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let services = Services::new(scheduler.clone(), Access::Open, Limits::default()).unwrap();
@@ -83,9 +89,16 @@ struct Rig {
 
 impl Rig {
     async fn start() -> Self {
-        let scheduler = Scheduler::start(Config::default(), memory::ports())
-            .await
-            .unwrap();
+        Self::start_at(Config::default().address).await
+    }
+
+    /// The scheduler says that it is reached at this address.
+    async fn start_at(address: String) -> Self {
+        let config = Config {
+            address,
+            ..Config::default()
+        };
+        let scheduler = Scheduler::start(config, memory::ports()).await.unwrap();
         let path = scheduler_core::path("default", "shop", "mail").unwrap();
         let spec = PipelineSpec {
             steps: [].into(),
@@ -105,6 +118,10 @@ impl Rig {
     }
 
     fn work(&mut self, concurrency: usize, servers: &[&Server]) {
+        self.work_as(|builder| builder.concurrency(concurrency), servers);
+    }
+
+    fn work_as(&mut self, set: impl FnOnce(Builder) -> Builder, servers: &[&Server]) {
         let (begun, gate) = (Arc::clone(&self.begun), Arc::clone(&self.gate));
         let handler = move |ctx: TaskContext| {
             *begun.lock().unwrap().entry(ctx.id()).or_default() += 1;
@@ -120,11 +137,8 @@ impl Rig {
             .iter()
             .map(|server| server.address.as_str())
             .collect();
-        let worker = Worker::builder("shop", "mail")
-            .endpoint(addresses.join(","))
-            .concurrency(concurrency)
-            .build(handler)
-            .unwrap();
+        let builder = Worker::builder("shop", "mail").endpoint(addresses.join(","));
+        let worker = set(builder).build(handler).unwrap();
         let (end, ended) = oneshot::channel::<()>();
         self.end = Some(end);
         self.worker = Some(tokio::spawn(async {
@@ -237,5 +251,35 @@ async fn a_task_of_many_slots_comes_as_soon_as_they_are_free() {
         "{:?}",
         freed.elapsed()
     );
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_near_its_shards_is_connected_to_their_owner() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut rig = Rig::start_at(listener.local_addr().unwrap().to_string()).await;
+    let (first, owner) = (
+        Server::start(&rig.scheduler),
+        Server::on(listener, &rig.scheduler),
+    );
+    rig.work_as(Builder::near_shards, &[&first]);
+    let task = rig.submit(GO).await;
+    rig.completes(task).await;
+    // Where it asked for the owner is needed no longer.
+    drop(first);
+    let task = rig.submit(GO).await;
+    rig.completes(task).await;
+    rig.end().await;
+    drop(owner);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_stays_where_it_began_if_the_owner_cannot_be_reached() {
+    // Nobody answers at port 1.
+    let mut rig = Rig::start_at("127.0.0.1:1".to_owned()).await;
+    let first = Server::start(&rig.scheduler);
+    rig.work_as(Builder::near_shards, &[&first]);
+    let task = rig.submit(GO).await;
+    rig.completes(task).await;
     rig.end().await;
 }

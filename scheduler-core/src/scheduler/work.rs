@@ -1,15 +1,15 @@
 //! What workers ask for, and cancels.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::de::IgnoredAny;
 
-use super::Scheduler;
+use super::{Scheduler, unreachable_port};
 use crate::{
     Error, Invalid, Outcome, PipelinePath, PoolName, TaskId, TenantName,
     call::{Heartbeat, Held, Leased, Poll, Report, TaskView},
     driver::stopping,
-    member::Fleet,
+    member::{Fleet, shards_of},
     task::{
         DETAIL_LEN_MAX,
         options::{DELAY_MAX, LABELS_MAX},
@@ -20,6 +20,15 @@ use crate::{
 const CREDIT_MAX: usize = 256;
 /// The most leases that one poll, report or heartbeat names.
 const HELD_MAX: usize = 4_096;
+
+/// Which members own the shards of a pipeline.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShardOwners {
+    /// How many each owns, at least one, by its address.
+    pub n_shards: BTreeMap<Arc<str>, u32>,
+    /// How many nobody owns.
+    pub n_unowned: u32,
+}
 
 impl Scheduler {
     /// Leases tasks to a worker, whichever member owns them: answers as soon as there is one, or one of its leases is
@@ -44,6 +53,25 @@ impl Scheduler {
                 self.driver()?.poll(fleet, poll).await
             }
         }
+    }
+
+    /// Tells which members own the shards of a pipeline, by the addresses under which they are reached, as the store knows
+    /// it. Every process serves all tasks, but a worker at an owner saves its tasks a way through the cluster.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable`, if the store cannot be reached.
+    pub async fn discover(&self, path: &PipelinePath) -> Result<ShardOwners, Error> {
+        let pipeline = self.find_pipeline(path)?;
+        let shards: Vec<_> = shards_of(&pipeline).collect();
+        let owners = self.shared.ports.store.owners(&shards).await;
+        let mut found = ShardOwners::default();
+        for owner in owners.map_err(|err| unreachable_port("the store", &err))? {
+            match owner {
+                Some(address) => *found.n_shards.entry(address).or_default() += 1,
+                None => found.n_unowned += 1,
+            }
+        }
+        Ok(found)
     }
 
     /// Leases tasks of all pipelines in a pool, whoever owns them, by the weights of their tenants. For workers in

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use scheduler_core::{
-    Error, Heartbeat, Held, LeaseLost, Leased, LeasedTask, PipelinePath, Poll, Report,
+    Error, Heartbeat, Held, LeaseLost, Leased, LeasedTask, PipelinePath, Poll, Report, ShardOwners,
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,6 +23,8 @@ use crate::{
 const MESSAGES_MAX: usize = 16;
 /// How long a server may take to welcome a worker.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
+/// How long it may take to learn who owns what: what is at stake is speed only.
+const DISCOVER_WAIT: Duration = Duration::from_secs(5);
 /// How much longer than promised a server may be silent.
 const SILENCE_MARGIN: Duration = Duration::from_secs(30);
 
@@ -66,6 +68,21 @@ pub enum WorkEvent {
 }
 
 impl Client {
+    /// Asks which members own the shards of a pipeline.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub async fn discover(&self, path: &PipelinePath) -> Result<ShardOwners, Error> {
+        let request = pb::DiscoverRequest {
+            application: path.application.to_string(),
+            pipeline: path.pipeline.to_string(),
+        };
+        let mut client = WorkerServiceClient::new(self.channel.clone());
+        let answer = client.discover(self.request(request, DISCOVER_WAIT)).await;
+        let answer = answer.map_err(|status| from_status(&status))?;
+        Ok(answer.into_inner().into())
+    }
+
     /// Opens a stream for a worker, which it introduces by its first poll; only that one's `wait` has no meaning. `None`,
     /// if the server is older than streams.
     ///

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
     Error, Heartbeat, Held, Invalid, LeaseLost, LeaseToken, Leased, LeasedTask, Outcome,
-    PipelinePath, Poll, Report, Revision, TaskOptions,
+    PipelinePath, Poll, Report, Revision, ShardOwners, TaskOptions,
 };
 
 use super::{
@@ -15,6 +15,32 @@ use crate::{pb, status};
 
 /// The most bytes of a poll that does not say.
 const BYTES_MAX: usize = 4 << 20;
+
+impl From<ShardOwners> for pb::DiscoverResponse {
+    fn from(found: ShardOwners) -> Self {
+        let owners = found.n_shards.into_iter();
+        let owner = |(address, shards): (Arc<str>, u32)| pb::ShardOwner {
+            address: address.to_string(),
+            shards,
+        };
+        Self {
+            owners: owners.map(owner).collect(),
+            unowned: found.n_unowned,
+        }
+    }
+}
+
+impl From<pb::DiscoverResponse> for ShardOwners {
+    fn from(answer: pb::DiscoverResponse) -> Self {
+        let owners = answer.owners.into_iter();
+        Self {
+            n_shards: owners
+                .map(|owner| (owner.address.into(), owner.shards))
+                .collect(),
+            n_unowned: answer.unowned,
+        }
+    }
+}
 
 impl From<Held> for pb::HeldLease {
     fn from(held: Held) -> Self {

@@ -2524,6 +2524,36 @@ pub mod task_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// A question for the owners of a pipeline's shards.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiscoverRequest {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The pipeline.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+}
+/// The owners of a pipeline's shards.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DiscoverResponse {
+    /// Each that owns any, by address.
+    #[prost(message, repeated, tag = "1")]
+    pub owners: ::prost::alloc::vec::Vec<ShardOwner>,
+    /// Shards that nobody owns now.
+    #[prost(uint32, tag = "2")]
+    pub unowned: u32,
+}
+/// A member that owns shards.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShardOwner {
+    /// HOST:PORT of its gRPC server, as it advertises it.
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    /// How many of the pipeline's shards it owns, at least one.
+    #[prost(uint32, tag = "2")]
+    pub shards: u32,
+}
 /// A lease that a worker holds.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeldLease {
@@ -3113,6 +3143,32 @@ pub mod worker_service_client {
                 .insert(GrpcMethod::new("workload.v1.WorkerService", "Work"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Tells which members own the shards of a pipeline. Any process serves the tasks of all members, but a worker that is
+        /// connected to an owner saves its tasks a way through the cluster. Shards move: ask again every minute or so.
+        pub async fn discover(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DiscoverRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DiscoverResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.WorkerService/Discover",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.WorkerService", "Discover"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3164,6 +3220,15 @@ pub mod worker_service_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::WorkRequest>>,
         ) -> std::result::Result<tonic::Response<Self::WorkStream>, tonic::Status>;
+        /// Tells which members own the shards of a pipeline. Any process serves the tasks of all members, but a worker that is
+        /// connected to an owner saves its tasks a way through the cluster. Shards move: ask again every minute or so.
+        async fn discover(
+            &self,
+            request: tonic::Request<super::DiscoverRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DiscoverResponse>,
+            tonic::Status,
+        >;
     }
     /// Leases on tasks of the caller's tenant.
     #[derive(Debug)]
@@ -3418,6 +3483,51 @@ pub mod worker_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.WorkerService/Discover" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiscoverSvc<T: WorkerService>(pub Arc<T>);
+                    impl<
+                        T: WorkerService,
+                    > tonic::server::UnaryService<super::DiscoverRequest>
+                    for DiscoverSvc<T> {
+                        type Response = super::DiscoverResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DiscoverRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as WorkerService>::discover(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiscoverSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -65,6 +65,17 @@ impl WorkerService for WorkerServer {
     ) -> Result<Response<work::Outbound>, Status> {
         work::open(Arc::clone(&self.0), request).await
     }
+
+    async fn discover(
+        &self,
+        request: Request<pb::DiscoverRequest>,
+    ) -> Result<Response<pb::DiscoverResponse>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let owners = self.0.scheduler.discover(&path).await;
+        Ok(Response::new(owners.map_err(|err| to_status(&err))?.into()))
+    }
 }
 
 /// Whether a lease is over after an answer of this kind.

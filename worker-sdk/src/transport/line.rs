@@ -168,6 +168,11 @@ impl Line {
         }
     }
 
+    /// Makes the next poll leave the stream, once all that came on it was taken.
+    pub(super) fn go(&self) {
+        self.inbox.came().is_going_away = true;
+    }
+
     /// Whether the stream can be asked. One that is to be left answers still.
     pub(super) fn is_open(&self) -> bool {
         self.inbox.came().ended.is_none()

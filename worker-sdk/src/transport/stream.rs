@@ -9,12 +9,14 @@ use std::{
     time::Duration,
 };
 
-use scheduler_core::{Error, Heartbeat, Leased, Poll, Report};
+use scheduler_core::{Error, Heartbeat, Leased, PipelinePath, Poll, Report};
+use scheduler_grpc::client::{Client, Work};
 use tokio::time::{Instant, timeout};
 
 use super::{
     Transport, Unary,
     line::{Line, Polled},
+    near::{Chosen, Near},
 };
 
 /// How long a server that knows no streams is not asked for one again.
@@ -25,22 +27,41 @@ const CLOSE_WAIT: Duration = Duration::from_secs(1);
 /// The calls over a stream, if the server knows streams.
 #[derive(Debug)]
 pub(crate) struct Streamed {
-    unary: Unary,
+    path: PipelinePath,
+    /// Chooses where to open streams, if the worker is not to stay where it began.
+    near: Option<Near>,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// Where calls go that are made one by one.
+    client: Client,
+    chosen: Option<Chosen>,
     line: Option<Arc<Line>>,
     /// Until when the server is taken for one that knows no streams.
     older_until: Option<Instant>,
 }
 
 impl Streamed {
-    pub(crate) fn new(unary: Unary) -> Self {
+    pub(crate) fn new(unary: Unary, near: Option<Near>) -> Self {
+        let chosen = near.as_ref().map(Near::endpoint);
         Self {
-            unary,
-            state: Mutex::default(),
+            path: unary.path,
+            near,
+            state: Mutex::new(State {
+                client: unary.client,
+                chosen,
+                line: None,
+                older_until: None,
+            }),
+        }
+    }
+
+    fn unary(&self) -> Unary {
+        Unary {
+            client: self.state().client.clone(),
+            path: self.path.clone(),
         }
     }
 
@@ -69,7 +90,7 @@ impl Streamed {
             offers: true,
             ..poll.clone()
         };
-        let opened = self.unary.client.work(&self.unary.path, &hello).await?;
+        let opened = self.open_at_best(&hello).await?;
         let mut state = self.state();
         let Some(work) = opened else {
             tracing::info!("the server knows no streams; polling instead");
@@ -79,6 +100,49 @@ impl Streamed {
         state.older_until = None;
         let line = Arc::new(Line::start(work, &hello));
         Ok(Some(Arc::clone(state.line.insert(line))))
+    }
+
+    /// Opens a stream where the worker is best, or else where it began.
+    async fn open_at_best(&self, hello: &Poll) -> Result<Option<Work>, Error> {
+        if let Some(near) = &self.near {
+            let before = self.state().chosen.clone();
+            let chosen = near
+                .choose(&before.unwrap_or_else(|| near.endpoint()))
+                .await;
+            match chosen.client.work(&self.path, hello).await {
+                Ok(opened) => {
+                    self.stay(chosen);
+                    return Ok(opened);
+                }
+                Err(error) => tracing::info!(%error, "the member cannot be worked at"),
+            }
+            self.stay(near.endpoint());
+        }
+        let client = self.state().client.clone();
+        client.work(&self.path, hello).await
+    }
+
+    fn stay(&self, chosen: Chosen) {
+        let mut state = self.state();
+        state.client = chosen.client.clone();
+        state.chosen = Some(chosen);
+    }
+
+    /// Leaves a stream if the worker is better elsewhere by now.
+    async fn look_around(&self, line: &Line) {
+        let Some(near) = &self.near else {
+            return;
+        };
+        let chosen = self.state().chosen.clone();
+        let Some(before) = chosen.filter(Chosen::is_due) else {
+            return;
+        };
+        let chosen = near.choose(&before).await;
+        if chosen.is_same(&before) {
+            self.state().chosen = Some(chosen);
+        } else {
+            line.go();
+        }
     }
 
     /// Forgets a stream; who still waits for answers on it gets them.
@@ -92,12 +156,13 @@ impl Transport for Streamed {
     async fn poll(&self, poll: Poll) -> Result<Leased, Error> {
         loop {
             let Some(line) = self.open(&poll).await? else {
-                return self.unary.poll(poll).await;
+                return self.unary().poll(poll).await;
             };
+            self.look_around(&line).await;
             match line.poll(&poll).await {
                 Ok(Polled::Leased(leased)) => return Ok(leased),
                 Ok(Polled::GoingAway) => {
-                    tracing::info!("the server stops; opening another stream");
+                    tracing::info!("going elsewhere; opening another stream");
                     self.forget(&line);
                 }
                 Err(err) => {
@@ -111,7 +176,7 @@ impl Transport for Streamed {
     async fn report(&self, reports: Vec<Report>) -> Result<Vec<Result<(), Error>>, Error> {
         match self.line() {
             Some(line) => line.report(reports).await,
-            None => self.unary.report(reports).await,
+            None => self.unary().report(reports).await,
         }
     }
 
@@ -121,7 +186,7 @@ impl Transport for Streamed {
     ) -> Result<Vec<Result<Duration, Error>>, Error> {
         match self.line() {
             Some(line) => line.heartbeat(heartbeats).await,
-            None => self.unary.heartbeat(heartbeats).await,
+            None => self.unary().heartbeat(heartbeats).await,
         }
     }
 

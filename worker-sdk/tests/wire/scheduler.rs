@@ -144,6 +144,13 @@ impl Drop for FakeScheduler {
 
 #[tonic::async_trait]
 impl WorkerService for Desk {
+    async fn discover(
+        &self,
+        _: Request<pb::DiscoverRequest>,
+    ) -> Result<Response<pb::DiscoverResponse>, Status> {
+        Err(Status::unimplemented("nobody asks this one"))
+    }
+
     async fn poll(
         &self,
         request: Request<pb::PollRequest>,

@@ -157,6 +157,13 @@ fn id(n: u64) -> String {
 
 #[tonic::async_trait]
 impl WorkerService for FakeScheduler {
+    async fn discover(
+        &self,
+        _: Request<pb::DiscoverRequest>,
+    ) -> Result<Response<pb::DiscoverResponse>, Status> {
+        Err(Status::unimplemented("nobody asks this one"))
+    }
+
     async fn poll(
         &self,
         request: Request<pb::PollRequest>,
