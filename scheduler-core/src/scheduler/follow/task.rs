@@ -48,19 +48,25 @@ impl Scheduler {
         let first = self.get(tenant, id).await?;
         Ok(TaskWatch {
             shape: shape(&first),
+            is_over: first.state.is_terminal() && seen == Some(first.digest()),
             first: Some(first),
             scheduler: self.clone(),
             tenant: tenant.clone(),
             id,
             seen,
             next_at: Timestamp::EPOCH,
-            is_over: false,
             _place: self.shared.watch_place()?,
         })
     }
 }
 
 impl TaskWatch {
+    /// Whether there is nothing more to come: the end has been shown, to this reader or to one before.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     /// The next view; `None` after that of its end.
     ///
     /// # Errors
