@@ -114,6 +114,7 @@ impl Performer {
             // Those are the turn's and the member's own.
             Action::Answer(..)
             | Action::Ended(_)
+            | Action::Changed(_)
             | Action::LeaseEnded(..)
             | Action::Leave(_)
             | Action::Stopped => {}

@@ -12,6 +12,7 @@ mod reach;
 mod rig;
 mod room;
 mod seek;
+mod survey;
 mod tally;
 
 use std::time::Duration;

@@ -73,6 +73,8 @@ pub(super) struct Rig {
     pub(super) refusals: Vec<String>,
     /// By which shard it leaves the others until the store answers.
     pub(super) left: Vec<ShardId>,
+    /// Tasks that were said to have changed.
+    pub(super) changed: Vec<TaskId>,
     pub(super) has_stopped: bool,
     last_call: u64,
     pipeline: Pipeline,
@@ -136,6 +138,7 @@ impl Rig {
             appends: Vec::new(),
             refusals: Vec::new(),
             left: Vec::new(),
+            changed: Vec::new(),
             has_stopped: false,
             last_call: 0,
             config,
@@ -452,6 +455,7 @@ impl Rig {
             }
             Action::Stopped => self.has_stopped = true,
             Action::GiveUp(slots) => self.given_up.extend(slots),
+            Action::Changed(ids) => self.changed.extend(ids),
             Action::Ended(_) => {}
             Action::LeaseEnded(..) => panic!("the member keeps this to itself"),
         }

@@ -238,6 +238,36 @@ fn unasked<T>() -> Result<Response<T>, Status> {
 
 #[tonic::async_trait]
 impl PipelineService for FakeScheduler {
+    async fn stats(
+        &self,
+        _: Request<pb::PipelineStatsRequest>,
+    ) -> Result<Response<pb::PipelineStats>, Status> {
+        unasked()
+    }
+
+    async fn shards(
+        &self,
+        _: Request<pb::ListShardsRequest>,
+    ) -> Result<Response<pb::ListShardsResponse>, Status> {
+        unasked()
+    }
+
+    async fn workers(
+        &self,
+        _: Request<pb::ListWorkersRequest>,
+    ) -> Result<Response<pb::ListWorkersResponse>, Status> {
+        unasked()
+    }
+
+    type WatchStream = tokio_stream::Empty<Result<pb::PipelineEvent, Status>>;
+
+    async fn watch(
+        &self,
+        _: Request<pb::WatchPipelineRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        unasked()
+    }
+
     async fn create(
         &self,
         _: Request<pb::CreatePipelineRequest>,

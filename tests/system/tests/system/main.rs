@@ -11,6 +11,7 @@ mod cancels;
 mod dead_letters;
 mod end_to_end;
 mod engines;
+mod events;
 mod fixture;
 mod guard;
 mod kills;
