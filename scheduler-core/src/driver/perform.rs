@@ -1,5 +1,6 @@
 //! One port call per kind of action and turn, each in a task of its own.
 
+mod leave;
 mod read;
 
 use std::{
@@ -15,7 +16,6 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::read::{due_each, get_each, keyed_each, read_logs};
-use super::Health;
 use crate::{
     Config, Epoch, IdempotencyKey, Offset, ShardId, Slot, TaskId, Timestamp,
     action::Action,
@@ -209,34 +209,6 @@ impl Performer {
                 warn_port(&err, "give up slots");
                 ports.clock.sleep_until(ports.clock.now() + RETRY).await;
             }
-            Vec::new()
-        });
-    }
-
-    /// Stays away until the store can be read.
-    pub(super) fn leave(&self, shard: ShardId, health: Arc<Health>) {
-        error!("the store cannot be reached: leaves its shards to other members until it can be");
-        let (ports, events) = (self.ports.clone(), self.events.clone());
-        let is_over = move || events.is_closed();
-        self.spawn(async move {
-            let rest = || ports.clock.sleep_until(ports.clock.now() + RETRY);
-            while !is_over()
-                && let Err(err) = ports.placement.leave().await
-            {
-                warn_port(&err, "leave the members");
-                rest().await;
-            }
-            while !is_over() && ports.store.owners(&[shard]).await.is_err() {
-                rest().await;
-            }
-            while !is_over()
-                && let Err(err) = ports.placement.rejoin().await
-            {
-                warn_port(&err, "join the members again");
-                rest().await;
-            }
-            info!("the store answers: joined the members again");
-            health.is_away.send_replace(false);
             Vec::new()
         });
     }

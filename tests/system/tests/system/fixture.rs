@@ -1,7 +1,7 @@
 //! `workload dev` as a process with a directory of its own, and the HTTP API as tests call it.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -137,6 +137,14 @@ impl Http {
 
     pub(crate) fn get(&self, path: &str) -> Answer {
         Answer::of(self.agent.get(format!("{}{path}", self.http)).call())
+    }
+
+    /// Begins to read a stream of events; it ends a minute later at most.
+    pub(crate) fn events(&self, path: &str) -> impl BufRead + Send + use<> {
+        let answer = self.agent.get(format!("{}{path}", self.http)).call();
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 200);
+        BufReader::new(answer.into_body().into_reader())
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {

@@ -1,6 +1,10 @@
 //! Tasks with one ordering key while TiDB is away for everyone: the next waits for the durable end of the one before.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::BufRead as _,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use scheduler_core::TaskId;
 use serde_json::json;
@@ -11,7 +15,7 @@ use super::{
     history::Run,
     setup::{SESSION_SETTING, Setup, Size},
 };
-use crate::fixture::wait_until;
+use crate::fixture::{Http, wait_until};
 
 /// How long TiDB is away after the first task was reported.
 const AWAY: Duration = Duration::from_secs(12);
@@ -27,6 +31,27 @@ fn runs(setup: &Setup) -> Vec<Run> {
 fn n_runs(setup: &Setup, id: &str) -> usize {
     let id: TaskId = id.parse().unwrap();
     runs(setup).iter().filter(|run| run.id == id).count()
+}
+
+/// The events of a task, as they come.
+struct Followed(Arc<Mutex<String>>);
+
+impl Followed {
+    fn start(http: &Http, id: &str) -> Self {
+        let events = http.events(&format!("/api/applications/app/tasks/{id}/events"));
+        let all = Arc::new(Mutex::new(String::new()));
+        let read = Arc::clone(&all);
+        std::thread::spawn(move || {
+            for line in events.lines().map_while(Result::ok) {
+                read.lock().unwrap().push_str(&line);
+            }
+        });
+        Self(all)
+    }
+
+    fn says_completed(&self) -> bool {
+        self.0.lock().unwrap().contains(r#""state":"completed""#)
+    }
 }
 
 /// Does it again and again, and tells how often.
@@ -63,10 +88,11 @@ fn the_next_of_a_key_waits_for_a_durable_end_also_when_the_owner_dies_before_it(
     let owner = setup.members.iter().position(owns).unwrap();
 
     tidb.proxy().set(Fault::BlackHole);
+    let http = &*setup.apis[0];
+    let followed = Followed::start(http, &first);
     // Its worker is done with it in a moment, and reports it as often as it takes.
     let until = Instant::now() + AWAY;
     let mut others = Vec::new();
-    let http = &*setup.apis[0];
     let (n_seen, n_listed) = std::thread::scope(|scope| {
         let first_path = format!("/api/applications/app/tasks/{first}");
         let seen = scope.spawn(move || {
@@ -93,6 +119,7 @@ fn the_next_of_a_key_waits_for_a_durable_end_also_when_the_owner_dies_before_it(
         (seen.join().unwrap(), listed.join().unwrap())
     });
     println!("seen {n_seen} times, listed {n_listed} times");
+    assert!(!followed.says_completed(), "a follower is told too early");
     let n_others = others.iter().filter(|id| n_runs(&setup, id) > 0).count();
     println!("{n_others} of {} others ran meanwhile", others.len());
     assert!(n_others > others.len() / 2, "workers take other tasks");
@@ -105,6 +132,9 @@ fn the_next_of_a_key_waits_for_a_durable_end_also_when_the_owner_dies_before_it(
         (&first_task["state"], &next_task["state"]),
         (&json!("completed"), &json!("completed"))
     );
+    wait_until("the follower is told", || {
+        followed.says_completed().then_some(())
+    });
     let ended_at = first_task["ended_at"].as_str().unwrap();
     let started_at = next_task["started_at"].as_str().unwrap();
     println!("the first ended at {ended_at}, the next started at {started_at}");
