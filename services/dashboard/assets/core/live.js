@@ -73,14 +73,12 @@ export function useRead(work, deps, { everyMs } = {}) {
 
 /**
  * Listens to a stream of events while the page is looked at, and connects again when it breaks. `on` maps names of
- * events to functions of their data. Answers how it stands: `on`, `lost`, `paused`, or `over` once `isOver()`.
+ * events to functions of their data. Answers how it stands: `on`, `lost` or `paused`; without a `url` it rests.
  */
-export function useEvents(url, on, isOver = () => false) {
+export function useEvents(url, on) {
   const [status, setStatus] = useState("paused");
   const handlers = useRef(on);
   handlers.current = on;
-  const over = useRef(isOver);
-  over.current = isOver;
   const seen = visible.value;
   useEffect(() => {
     if (!url || !seen) {
@@ -90,27 +88,28 @@ export function useEvents(url, on, isOver = () => false) {
     let source;
     let timer;
     let nFailures = 0;
+    function connectLater() {
+      source.close();
+      setStatus("lost");
+      clearTimeout(timer);
+      nFailures += 1;
+      timer = setTimeout(connect, later(nFailures));
+    }
     function connect() {
       source = new EventSource(url);
-      source.onopen = () => {
-        nFailures = 0;
-        setStatus("on");
-      };
+      source.onopen = () => setStatus("on");
       for (const name of Object.keys(handlers.current)) {
-        source.addEventListener(name, (event) => handlers.current[name]?.(parse(event.data)));
+        source.addEventListener(name, (event) => {
+          // After a problem the server ends the stream.
+          if (name === "problem") connectLater();
+          else nFailures = 0;
+          handlers.current[name]?.(parse(event.data));
+        });
       }
       source.onerror = () => {
-        if (over.current()) {
-          source.close();
-          setStatus("over");
-          return;
-        }
         setStatus("lost");
         // Unless it is closed, the browser connects again by itself.
-        if (source.readyState === EventSource.CLOSED) {
-          nFailures += 1;
-          timer = setTimeout(connect, later(nFailures));
-        }
+        if (source.readyState === EventSource.CLOSED) connectLater();
       };
     }
     connect();

@@ -15,7 +15,7 @@ function commandsOf(record) {
 }
 
 /** What is known of a task's attempts, oldest first: failed ones by their errors, the last by result or progress. */
-export function attemptsOf(task) {
+function attemptsOf(task) {
   const failed = (task.errors ?? []).map((error) => ({
     number: error.attempt,
     state: "failed",
@@ -51,9 +51,9 @@ function Span({ task, attempts }) {
   const kind = { running: "runs", completed: "completed", failed: "failed", cancelled: "waits" };
   const said = attempts.map((attempt) => `attempt ${attempt.number} ${attempt.state}`).join(", ") || "no attempt yet";
   return html`<div class="body">
-    <svg class="span" viewBox=${`0 0 ${WIDTH} 56`} preserveAspectRatio="none" role="img" aria-label=${`Over ${duration(end - start)}: ${said}`}>
-      <rect class="ground" x="0" y="20" width=${WIDTH} height="16" />
-      ${bars.map(({ attempt, from, width }) => html`<rect class=${kind[attempt.state]} x=${from} y="14" width=${width} height="28" />`)}
+    <svg class="span" viewBox=${`0 0 ${WIDTH} 32`} preserveAspectRatio="none" role="img" aria-label=${`Over ${duration(end - start)}: ${said}`}>
+      <rect class="ground" x="0" y="12" width=${WIDTH} height="8" rx="4" />
+      ${bars.map(({ attempt, from, width }) => html`<rect class=${kind[attempt.state]} x=${from} y="6" width=${width} height="20" />`)}
     </svg>
     <div class="scale"><span>accepted <${Time} at=${task.accepted_at} /></span><span>${duration(end - start)}</span><span>${task.ended_at ? html`${task.state} <${Time} at=${task.ended_at} />` : "now"}</span></div>
   </div>`;
@@ -74,7 +74,7 @@ function Stream({ command, name }) {
   const text = command[name];
   if (typeof text !== "string" || text === "") return null;
   const encoding = command[`${name}_encoding`];
-  return html`<div><p class="stream">${name}${encoding ? ` (${encoding})` : ""}</p><${Text} text=${text} atEnd label=${name} name=${`${name}.txt`} /></div>`;
+  return html`<${Text} text=${text} atEnd label=${encoding ? `${name} (${encoding})` : name} name=${`${name}.txt`} />`;
 }
 
 function Run({ command }) {
@@ -91,7 +91,7 @@ function Record({ record, label }) {
   if (record === undefined || record === null) return null;
   if (!Array.isArray(record.steps)) return html`<${Json} value=${record} label=${label} />`;
   return html`<ol class="steps">${record.steps.map((step, i) => html`<li class="step">
-    <header><b>${i + 1}</b><${Theirs} text=${step.executor} /><${State} name=${String(step.state)} /><span class="soft small">${many(step.commands?.length ?? 0, "command")} begun</span></header>
+    <header><b>${i + 1}</b><${Theirs} text=${step.executor} /><${State} name=${String(step.state)} /><span class="soft small">${many(step.commands?.length ?? 0, "command")}</span></header>
     ${(step.commands ?? []).map((command) => html`<${Run} command=${command} />`)}
   </li>`)}</ol>`;
 }

@@ -38,7 +38,7 @@ async function readDead(pipeline, max, signal) {
 }
 
 /** Dead letters by pipeline, code and fingerprint; most first. */
-export function causesOf(tasks) {
+function causesOf(tasks) {
   const causes = new Map();
   for (const task of tasks) {
     const error = task.errors?.at(-1) ?? { code: "unknown", message: "it has no error" };

@@ -49,7 +49,7 @@ function Percentiles({ of: times }) {
 
 function Row({ pipeline, stats, rates }) {
   return html`<tr data-href=${href.pipeline(pipeline.application, pipeline.name)}>
-    <td data-name="Pipeline"><${PipelineLink} app=${pipeline.application} name=${pipeline.name} /></td>
+    <td data-name="Pipeline" class="name"><${PipelineLink} app=${pipeline.application} name=${pipeline.name} /></td>
     <td data-name="State"><${State} name=${pipeline.state} /></td>
     <td data-name="Backlog" class="number"><span>${count(stats?.backlog)}</span></td>
     <td data-name="Running" class="number"><span>${count(stats?.states.running)}</span></td>

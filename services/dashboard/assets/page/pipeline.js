@@ -2,7 +2,7 @@
 
 import { html, useRef, useState } from "../core/html.js";
 import { count, duration, many, rate } from "../core/format.js";
-import { pipelinePath, problemOf, read } from "../core/api.js";
+import { pipelinePath, Problem, read } from "../core/api.js";
 import { useEvents, useRead, useTick } from "../core/live.js";
 import { Readings } from "../core/rates.js";
 import { href } from "../core/router.js";
@@ -97,7 +97,7 @@ export function Pipeline({ app, name }) {
         setStats(found);
       }
     },
-    problem: (problem) => setStreamed(problemOf(problem)),
+    problem: (problem) => setStreamed(new Problem(problem)),
   });
   // What has not changed is not sent: each second what holds is a reading.
   useTick(() => {

@@ -11,7 +11,7 @@ import { PipelineLink } from "../part/frame.js";
 const EVERY_MS = 5_000;
 
 /** The two commands that make a first pipeline and a first task. */
-export function firstPipeline() {
+function firstPipeline() {
   const url = `${location.origin}/api/applications/demo/pipelines`;
   const pipeline = { name: "hello", pipeline: [{ executor: "echo", commands: ["echo hello {{name}}"] }] };
   return [
@@ -47,7 +47,7 @@ function stepsOf(pipeline) {
 function Row({ pipeline, stats }) {
   const { application: app, name } = pipeline;
   return html`<tr data-href=${href.pipeline(app, name)}>
-    <td data-name="Pipeline"><${PipelineLink} app=${app} name=${name} /></td>
+    <td data-name="Pipeline" class="name"><${PipelineLink} app=${app} name=${name} /></td>
     <td data-name="State"><${State} name=${pipeline.state} /></td>
     <td data-name="Steps"><span class="clip"><${Theirs} text=${stepsOf(pipeline)} /></span></td>
     <td data-name="Backlog" class="number"><span>${count(stats?.backlog)}</span></td>

@@ -1,9 +1,9 @@
 // One task: where it stands and why, its attempts over time, its data and result, and what can be done to it.
 
-import { html, useRef, useState } from "../core/html.js";
+import { html, useState } from "../core/html.js";
 import { duration, many, quoted } from "../core/format.js";
 import { print } from "../core/json.js";
-import { act, pipelinePath, problemOf, read, taskPath } from "../core/api.js";
+import { act, pipelinePath, Problem, problemOf, read, taskPath } from "../core/api.js";
 import { useEvents, useRead } from "../core/live.js";
 import { href } from "../core/router.js";
 import { Card, Copy, Facts, Head, Live, Loaded, say, State, Theirs, Time, Trouble } from "../part/basics.js";
@@ -16,7 +16,7 @@ import { Attempts } from "./attempts.js";
 const ENDED = ["completed", "cancelled", "discarded"];
 
 /** A command that submits the same task again. Its own idempotency key would only find this task. */
-export function asCurl(task) {
+function asCurl(task) {
   const { idempotency_key: key, delay, run_at: runAt, ...options } = task.options ?? {};
   const url = location.origin + pipelinePath(task.application, task.pipeline, "tasks");
   const body = JSON.stringify(Object.keys(options).length > 0 ? { data: task.data, options } : { data: task.data });
@@ -113,10 +113,8 @@ export function TaskPage({ app, id }) {
   const [task, setTask] = useState(null);
   const [streamed, setStreamed] = useState(null);
   const [asking, setAsking] = useState(null);
-  const newest = useRef(null);
   const path = taskPath(app, id);
   const take = (found) => {
-    newest.current = found;
     setTask(found);
     setStreamed(null);
   };
@@ -125,12 +123,11 @@ export function TaskPage({ app, id }) {
     take(found);
     return true;
   }, [path]);
-  const hasEnded = () => ENDED.includes(newest.current?.state);
-  const status = useEvents(first.value ? `${path}/events` : null, {
-    task: take,
-    problem: (problem) => setStreamed(problemOf(problem)),
-  }, hasEnded);
   const over = task && ENDED.includes(task.state);
+  const status = useEvents(first.value && !over ? `${path}/events` : null, {
+    task: take,
+    problem: (problem) => setStreamed(new Problem(problem)),
+  });
   const doing = (verb, said) => async () => {
     take(await act(taskPath(app, id, verb)));
     say(said);

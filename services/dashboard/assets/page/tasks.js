@@ -11,7 +11,7 @@ import { TaskRows } from "../part/task_rows.js";
 import { BulkCancel } from "./bulk_cancel.js";
 import { NoPipelines } from "./pipelines.js";
 
-export const STATES = ["scheduled", "available", "running", "retryable", "completed", "cancelled", "discarded"];
+const STATES = ["scheduled", "available", "running", "retryable", "completed", "cancelled", "discarded"];
 const LIMITS = [50, 100, 200];
 /** Of so many pipelines the newest tasks are shown together. */
 const PIPELINES_MAX = 20;

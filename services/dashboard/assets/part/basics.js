@@ -39,10 +39,11 @@ export function Time({ at }) {
 
 /** A short text that others wrote. */
 export function Theirs({ text, max, mono }) {
+  if (text === undefined || text === null || text === "") return null;
   return html`<bdi class=${`theirs ${mono ? "mono" : ""}`}>${shown(text, max)}</bdi>`;
 }
 
-export function Loading({ what }) {
+function Loading({ what }) {
   return html`<p class="loading" role="status">Loading ${what}…</p>`;
 }
 
@@ -97,7 +98,7 @@ export function Head({ crumbs, title, beside, children }) {
 
 /** How a stream stands. */
 export function Live({ status }) {
-  const texts = { on: "live", lost: "connecting again", paused: "paused", over: "ended" };
+  const texts = { on: "live", lost: "connecting again", paused: "paused" };
   return html`<span class=${`live ${status}`} role="status">${texts[status]}</span>`;
 }
 
@@ -107,7 +108,7 @@ export function Command({ text }) {
 }
 
 /** Copies a text; `text` may be a function. */
-export function Copy({ text, label = "Copy", small = true }) {
+export function Copy({ text, label = "Copy", small = true, quiet = false }) {
   const [said, setSaid] = useState("");
   async function copy() {
     try {
@@ -118,7 +119,7 @@ export function Copy({ text, label = "Copy", small = true }) {
     }
     setTimeout(() => setSaid(""), 1_500);
   }
-  return html`<button type="button" class=${small ? "small" : ""} onClick=${copy}><span aria-live="polite">${said || label}</span></button>`;
+  return html`<button type="button" class=${`${small ? "small" : ""} ${quiet ? "quiet" : ""}`} onClick=${copy}><span aria-live="polite">${said || label}</span></button>`;
 }
 
 const toasts = signal([]);

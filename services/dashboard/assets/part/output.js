@@ -1,6 +1,6 @@
 // Long texts and JSON of tasks: escaped, scrollable, of a bounded size until someone asks for all.
 
-import { html, useMemo, useState } from "../core/html.js";
+import { html, useEffect, useMemo, useRef, useState } from "../core/html.js";
 import { bytes, count } from "../core/format.js";
 import { print, tokens } from "../core/json.js";
 import { Copy } from "./basics.js";
@@ -11,6 +11,8 @@ const FIRST_MAX = 20_000;
 const COLOURED_MAX = 10_000;
 /** So many characters are drawn at all: a browser lays out no more in a moment. The rest can be saved. */
 const DRAWN_MAX = 2_000_000;
+/** Only with a longer line there is something to wrap. */
+const LONG_LINE = /[^\n]{60}/;
 
 function save(text, name, type) {
   const link = document.createElement("a");
@@ -20,27 +22,37 @@ function save(text, name, type) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** A text of any size. `atEnd` shows its end first, as of an output. */
+/** A text of any size. `atEnd` shows its end first and stays there, as for an output that grows. */
 export function Text({ text, label, name = "output.txt", type = "text/plain", atEnd = false, coloured = false }) {
   const [whole, setWhole] = useState(false);
   const [wraps, setWraps] = useState(true);
+  const box = useRef(null);
+  const follows = useRef(true);
   const max = whole ? DRAWN_MAX : FIRST_MAX;
   const isCut = text.length > max;
   const drawn = (isCut ? (atEnd ? text.slice(-max) : text.slice(0, max)) : text).toWellFormed();
   const parts = useMemo(() => (coloured && drawn.length <= COLOURED_MAX ? tokens(drawn) : null), [drawn, coloured]);
+  const isWide = useMemo(() => LONG_LINE.test(drawn), [drawn]);
+  useEffect(() => {
+    if (atEnd && follows.current) box.current.scrollTop = box.current.scrollHeight;
+  }, [drawn]);
+  const scrolled = () => {
+    const { scrollTop, scrollHeight, clientHeight } = box.current;
+    follows.current = scrollHeight - scrollTop - clientHeight < 24;
+  };
   return html`<div>
-    <pre class=${`text theirs ${coloured ? "json" : ""} ${wraps ? "" : "straight"}`} tabindex="0" role="group" aria-label=${label}>${
-      parts ? parts.map(({ kind, text: part }) => (kind ? html`<span class=${kind}>${part}</span>` : part)) : drawn
-    }</pre>
-    <div class="under">
-      <span>${isCut ? `${atEnd ? "the last" : "the first"} ${count(max)} of ${count(text.length)} characters` : bytes(text.length)}</span>
+    <div class="over">
+      <span>${label} · ${isCut ? `${atEnd ? "the last" : "the first"} ${count(max)} of ${count(text.length)} characters` : bytes(text.length)}</span>
       <span class="actions">
         ${isCut && !whole && html`<button type="button" class="quiet small" onClick=${() => setWhole(true)}>Show all</button>`}
-        <button type="button" class="quiet small" aria-pressed=${wraps} onClick=${() => setWraps(!wraps)}>Wrap</button>
+        ${isWide && html`<button type="button" class="quiet small" aria-pressed=${wraps} onClick=${() => setWraps(!wraps)}>Wrap</button>`}
         ${isCut && html`<button type="button" class="quiet small" onClick=${() => save(text, name, type)}>Save</button>`}
-        <${Copy} text=${text} />
+        <${Copy} text=${text} quiet />
       </span>
     </div>
+    <pre ref=${box} onScroll=${scrolled} class=${`text theirs ${coloured ? "json" : ""} ${wraps ? "" : "straight"}`} tabindex="0" role="group" aria-label=${label}>${
+      parts ? parts.map(({ kind, text: part }) => (kind ? html`<span class=${kind}>${part}</span>` : part)) : drawn
+    }</pre>
   </div>`;
 }
 

@@ -27,16 +27,17 @@ function noteOf(task) {
 export function TaskRows({ tasks, withPipeline }) {
   return html`<div class="scroll" tabindex="0" role="group" aria-label="Tasks"><table class="rows folds">
     <thead><tr><th>State</th><th>Task</th>${withPipeline && html`<th>Pipeline</th>`}<th>Attempt</th><th>Accepted</th><th class="number">Took</th><th>Note</th></tr></thead>
-    <tbody>${tasks.map(
-      (task) => html`<tr key=${task.id} data-href=${href.task(task.application, task.id)}>
+    <tbody>${tasks.map((task) => {
+      const note = noteOf(task);
+      return html`<tr key=${task.id} data-href=${href.task(task.application, task.id)}>
         <td data-name="State"><${State} name=${task.state} /></td>
         <td data-name="Task"><a class="mono" href=${href.task(task.application, task.id)}>${task.id}</a></td>
-        ${withPipeline && html`<td data-name="Pipeline"><${PipelineLink} app=${task.application} name=${task.pipeline} /></td>`}
+        ${withPipeline && html`<td data-name="Pipeline" class="name"><${PipelineLink} app=${task.application} name=${task.pipeline} /></td>`}
         <td data-name="Attempt"><span class="nowrap">${task.attempt} of ${task.max_attempts}</span></td>
         <td data-name="Accepted"><${Time} at=${task.accepted_at} /></td>
-        <td data-name="Took" class="number"><span>${task.started_at ? duration(tookMs(task)) : ""}</span></td>
-        <td data-name="Note" class="wide"><span class="clip"><${Theirs} text=${noteOf(task)} max=${240} /></span></td>
-      </tr>`,
-    )}</tbody>
+        <td data-name="Took" class="number">${task.started_at && html`<span>${duration(tookMs(task))}</span>`}</td>
+        <td data-name="Note" class="wide">${note && html`<span class="clip"><${Theirs} text=${note} max=${240} /></span>`}</td>
+      </tr>`;
+    })}</tbody>
   </table></div>`;
 }
