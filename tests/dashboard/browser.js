@@ -20,9 +20,9 @@ export async function startBrowser() {
 
 /**
  * A page of its own context. `page.faults` are what must not happen; `expected` are pieces of console errors that the
- * test provokes, such as a status.
+ * test provokes, such as a status. With `ownClock` its time can be put forward by `page.clock`.
  */
-export async function openPage(browser, dev, path, { size = WIDTHS.wide, theme = "light", expected = [] } = {}) {
+export async function openPage(browser, dev, path, { size = WIDTHS.wide, theme = "light", expected = [], ownClock = false } = {}) {
   const context = await browser.newContext({ viewport: size, colorScheme: theme, reducedMotion: "reduce" });
   await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: dev.origin });
   context.setDefaultTimeout(WAIT_MS);
@@ -32,6 +32,7 @@ export async function openPage(browser, dev, path, { size = WIDTHS.wide, theme =
     });
   });
   const page = await context.newPage();
+  if (ownClock) await page.clock.install();
   page.faults = [];
   page.on("console", (message) => {
     const text = message.text();

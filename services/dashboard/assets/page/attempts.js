@@ -3,7 +3,7 @@
 import { html } from "../core/html.js";
 import { duration, many } from "../core/format.js";
 import { now } from "../core/live.js";
-import { Card, State, Theirs, Time } from "../part/basics.js";
+import { Card, Soft, State, Theirs, Time } from "../part/basics.js";
 import { Json, Text } from "../part/output.js";
 
 const WIDTH = 1_000;
@@ -50,12 +50,16 @@ function Span({ task, attempts }) {
   });
   const kind = { running: "runs", completed: "completed", failed: "failed", cancelled: "waits" };
   const said = attempts.map((attempt) => `attempt ${attempt.number} ${attempt.state}`).join(", ") || "no attempt yet";
+  const label = `Over ${duration(end - start)}: ${said}`;
+  const ended = task.ended_at ? html`${task.state} <${Time} at=${task.ended_at} />` : "now";
   return html`<div class="body">
-    <svg class="span" viewBox=${`0 0 ${WIDTH} 32`} preserveAspectRatio="none" role="img" aria-label=${`Over ${duration(end - start)}: ${said}`}>
+    <svg class="span" viewBox=${`0 0 ${WIDTH} 32`} preserveAspectRatio="none" role="img" aria-label=${label}>
       <rect class="ground" x="0" y="12" width=${WIDTH} height="8" rx="4" />
       ${bars.map(({ attempt, from, width }) => html`<rect class=${kind[attempt.state]} x=${from} y="6" width=${width} height="20" />`)}
     </svg>
-    <div class="scale"><span>accepted <${Time} at=${task.accepted_at} /></span><span>${duration(end - start)}</span><span>${task.ended_at ? html`${task.state} <${Time} at=${task.ended_at} />` : "now"}</span></div>
+    <div class="scale">
+      <span>accepted <${Time} at=${task.accepted_at} /></span><span>${duration(end - start)}</span><span>${ended}</span>
+    </div>
   </div>`;
 }
 
@@ -79,21 +83,32 @@ function Stream({ command, name }) {
 
 function Run({ command }) {
   return html`<div class="run">
-    <div class="line"><code class="theirs">${String(command.command ?? "")}</code><span class="soft nowrap">${endOf(command)} · ${tookOf(command)}</span></div>
+    <div class="line">
+      <code class="theirs">${String(command.command ?? "")}</code>
+      <span class="soft nowrap">${endOf(command)} · ${tookOf(command)}</span>
+    </div>
     ${command.error && html`<p><${Theirs} text=${command.error} /></p>`}
     <${Stream} command=${command} name="stdout" />
     <${Stream} command=${command} name="stderr" />
   </div>`;
 }
 
+function Step({ step, number }) {
+  const commands = step.commands ?? [];
+  return html`<li class="step">
+    <header>
+      <b>${number}</b><${Theirs} text=${step.executor} /><${State} name=${String(step.state)} />
+      <${Soft}>${many(commands.length, "command")}<//>
+    </header>
+    ${commands.map((command) => html`<${Run} command=${command} />`)}
+  </li>`;
+}
+
 /** A record of steps, or whatever else a worker said. */
 function Record({ record, label }) {
   if (record === undefined || record === null) return null;
   if (!Array.isArray(record.steps)) return html`<${Json} value=${record} label=${label} />`;
-  return html`<ol class="steps">${record.steps.map((step, i) => html`<li class="step">
-    <header><b>${i + 1}</b><${Theirs} text=${step.executor} /><${State} name=${String(step.state)} /><span class="soft small">${many(step.commands?.length ?? 0, "command")}</span></header>
-    ${(step.commands ?? []).map((command) => html`<${Run} command=${command} />`)}
-  </li>`)}</ol>`;
+  return html`<ol class="steps">${record.steps.map((step, i) => html`<${Step} step=${step} number=${i + 1} />`)}</ol>`;
 }
 
 function Attempt({ attempt }) {
@@ -103,21 +118,26 @@ function Attempt({ attempt }) {
   return html`<li class="attempt">
     <header>
       <h3>Attempt ${attempt.number}</h3><${State} name=${attempt.state} />
-      <span class="soft small">${tookOf(attempt)}</span>
-      ${attempt.worker && html`<span class="soft small">on <${Theirs} text=${attempt.worker} mono /></span>`}
-      <span class="soft small"><${Time} at=${attempt.ended_at ?? attempt.started_at} /></span>
+      <${Soft}>${tookOf(attempt)}<//>
+      ${attempt.worker && html`<${Soft}>on <${Theirs} text=${attempt.worker} mono /><//>`}
+      <${Soft}><${Time} at=${attempt.ended_at ?? attempt.started_at} /><//>
     </header>
-    ${error && html`<p class="message"><code class="theirs">${error.code}</code> <${Theirs} text=${error.message} max=${2_000} />${!error.retryable && html` <span class="soft small">(not tried again)</span>`}</p>`}
+    ${error && html`<p class="message">
+      <code class="theirs">${error.code}</code> <${Theirs} text=${error.message} max=${2_000} />
+      ${!error.retryable && html` <${Soft}>(not tried again)<//>`}
+    </p>`}
     ${!isValue && html`<${Record} record=${attempt.record} label=${`Detail of attempt ${attempt.number}`} />`}
   </li>`;
 }
 
 export function Attempts({ task }) {
   const attempts = attemptsOf(task);
-  return html`<${Card} title="Attempts" flush more=${html`<span class="soft small">newest first</span>`}>
+  return html`<${Card} title="Attempts" flush more=${html`<${Soft}>newest first<//>`}>
     <${Span} task=${task} attempts=${attempts} />
     ${attempts.length === 0
       ? html`<p class="empty">No attempt has begun.</p>`
-      : html`<ol class="attempts">${attempts.toReversed().map((attempt) => html`<${Attempt} key=${attempt.number} attempt=${attempt} />`)}</ol>`}
+      : html`<ol class="attempts">
+          ${attempts.toReversed().map((attempt) => html`<${Attempt} key=${attempt.number} attempt=${attempt} />`)}
+        </ol>`}
   <//>`;
 }

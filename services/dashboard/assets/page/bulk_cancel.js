@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "../core/html.js";
 import { count, many } from "../core/format.js";
 import { act, pipelinePath, problemOf } from "../core/api.js";
-import { say, State, Trouble } from "../part/basics.js";
+import { Chips, Notice, say, State, Trouble } from "../part/basics.js";
 import { Dialog } from "../part/dialog.js";
 
 const LIVE = ["scheduled", "available", "running", "retryable"];
@@ -33,11 +33,20 @@ function filterIn(form, states) {
 }
 
 function Preview({ found }) {
-  const n = Object.values(found.found).reduce((sum, each) => sum + each, 0);
-  return html`<div class="notice waits" role="status">
-    <h2>${n === 0 && found.backlog_max === 0 ? "No task fits now" : `${found.has_more ? "More than " : ""}${many(n, "task")} would be cancelled`}</h2>
-    <p class="chips">${Object.entries(found.found).map(([state, each]) => html`<span><${State} name=${state} /> ${count(each)} </span>`)}</p>
-    ${found.backlog_max > 0 && html`<p>and at most ${count(found.backlog_max)} more of the backlog, which ${found.backlog_max === 1 ? "is" : "are"} not read yet</p>`}
+  const { found: states, backlog_max: backlog, has_more: hasMore } = found;
+  const n = Object.values(states).reduce((sum, each) => sum + each, 0);
+  const title = n === 0 && backlog === 0 ? "No task fits now" : `${hasMore ? "More than " : ""}${many(n, "task")} would be cancelled`;
+  return html`<${Notice} kind="waits" role="status" title=${title}>
+    <p class="chips">${Object.entries(states).map(([state, each]) => html`<span><${State} name=${state} /> ${count(each)} </span>`)}</p>
+    ${backlog > 0 && html`<p>and at most ${count(backlog)} more of the backlog, which ${backlog === 1 ? "is" : "are"} not read yet</p>`}
+  <//>`;
+}
+
+function Field({ name, label, type = "text", onInput }) {
+  const id = `cancel-${name}`;
+  return html`<div class="field">
+    <label for=${id}>${label}</label>
+    <input id=${id} name=${name} type=${type} step="1" autocomplete="off" onInput=${onInput} />
   </div>`;
 }
 
@@ -46,14 +55,30 @@ function Fields({ states, setStates, onChange }) {
     setStates(states.includes(state) ? states.filter((one) => one !== state) : [...states, state]);
     onChange();
   };
-  const field = (name, label, type, hint) => html`<div class="field"><label for=${`cancel-${name}`}>${label}</label><input id=${`cancel-${name}`} name=${name} type=${type} step="1" placeholder=${hint} autocomplete="off" onInput=${onChange} /></div>`;
   return html`
-    <div class="chips" role="group" aria-label="States">${LIVE.map(
-      (state) => html`<button type="button" class="chip" aria-pressed=${states.includes(state)} onClick=${() => turn(state)}>${state}</button>`,
-    )}</div>
-    <div class="columns">${field("key", "Key", "text", "any")}${field("group", "Group", "text", "any")}</div>
-    <div class="columns">${field("accepted_from", "Accepted from", "datetime-local")}${field("accepted_before", "Accepted before", "datetime-local")}</div>
-    <div class="field"><label for="cancel-metadata">Metadata, name=value on each line</label><textarea id="cancel-metadata" name="metadata" rows="2" onInput=${onChange}></textarea></div>`;
+    <${Chips} label="States" names=${LIVE} chosen=${states} turn=${turn} />
+    <div class="columns">
+      <${Field} name="key" label="Key" onInput=${onChange} />
+      <${Field} name="group" label="Group" onInput=${onChange} />
+    </div>
+    <div class="columns">
+      <${Field} name="accepted_from" label="Accepted from" type="datetime-local" onInput=${onChange} />
+      <${Field} name="accepted_before" label="Accepted before" type="datetime-local" onInput=${onChange} />
+    </div>
+    <div class="field">
+      <label for="cancel-metadata">Metadata, name=value on each line</label>
+      <textarea id="cancel-metadata" name="metadata" rows="2" onInput=${onChange}></textarea>
+    </div>`;
+}
+
+function Progress({ progress }) {
+  const { over, cancelled, id } = progress;
+  const title = `${over ? "It is over" : "It is going on"}: ${many(cancelled, "task")} cancelled`;
+  return html`<${Notice} kind=${over ? "good" : "waits"} role="status" title=${title}>
+    <p class="soft">No task that it covers starts any more.
+      ${!over && " What runs, waits in the backlog or is parked ends when it is reached; this may be closed meanwhile."}</p>
+    <p class="small soft">its id: <code>${id}</code></p>
+  <//>`;
 }
 
 /** Follows a bulk cancel to its end, by the same call again. */
@@ -89,10 +114,13 @@ export function BulkCancel({ app, name, states: asked, onClose }) {
     }
     setBusy(false);
   }
-  const countThem = () => attempt(async () => {
-    const filter = filterIn(form.current, states);
-    setPreview({ filter, found: await act(path, { filter, preview: true }) });
-  });
+  const countThem = (event) => {
+    event.preventDefault();
+    attempt(async () => {
+      const filter = filterIn(form.current, states);
+      setPreview({ filter, found: await act(path, { filter, preview: true }) });
+    });
+  };
   const confirm = () => attempt(async () => {
     const { filter } = preview;
     // An id of ours: a call that was not answered can be repeated without a second bulk cancel.
@@ -102,24 +130,19 @@ export function BulkCancel({ app, name, states: asked, onClose }) {
     if (!gone.current) say(`The bulk cancel of ${app}/${name} is over.`);
   });
   const all = preview && Object.keys(preview.filter).length === 0;
+  const verb = all ? "Cancel all of them" : "Cancel them";
   const footer = progress
     ? html`<button type="button" onClick=${onClose}>Close</button>`
     : html`<button type="button" onClick=${onClose}>Keep them</button>
-        <button type="button" disabled=${busy} onClick=${countThem}>Count</button>
-        <button type="button" class="danger" disabled=${busy || !preview} onClick=${confirm}>${all ? "Cancel all of them" : "Cancel them"}</button>`;
+        <button type="submit" form="cancel-form" disabled=${busy}>Count</button>
+        <button type="button" class="danger" disabled=${busy || !preview} onClick=${confirm}>${verb}</button>`;
   return html`<${Dialog} title=${`Cancel many tasks of ${app}/${name}`} onClose=${onClose} footer=${footer}>
-    ${progress
-      ? html`<div class=${`notice ${progress.over ? "good" : "waits"}`} role="status">
-          <h2>${progress.over ? "It is over" : "It is going on"}: ${many(progress.cancelled, "task")} cancelled</h2>
-          <p class="soft">${progress.over ? "No task that it covers starts any more." : "No task that it covers starts any more. What runs, waits in the backlog or is parked ends when it is reached; this may be closed meanwhile."}</p>
-          <p class="small soft">its id: <code>${progress.id}</code></p>
-        </div>`
-      : html`<form ref=${form} onSubmit=${(event) => { event.preventDefault(); countThem(); }}>
-          <p class="soft">A task must fit everything that is given. Nothing given means all tasks that have not ended.</p>
-          <${Fields} states=${states} setStates=${setStates} onChange=${changed} />
-          <button type="submit" hidden>Count</button>
-        </form>
-        ${preview ? html`<${Preview} found=${preview.found} />` : html`<p class="soft small">Count first: it shows how many there are and cancels none.</p>`}`}
+    ${progress ? html`<${Progress} progress=${progress} />` : html`
+      <form id="cancel-form" ref=${form} onSubmit=${countThem}>
+        <p class="soft">A task must fit everything that is given. Nothing given means all tasks that have not ended.</p>
+        <${Fields} states=${states} setStates=${setStates} onChange=${changed} />
+      </form>
+      ${preview ? html`<${Preview} found=${preview.found} />` : html`<p class="soft small">Count first: that cancels none.</p>`}`}
     ${problem && html`<${Trouble} problem=${problem} />`}
   <//>`;
 }

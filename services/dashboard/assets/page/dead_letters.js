@@ -5,7 +5,7 @@ import { count, many } from "../core/format.js";
 import { pipelinePath, read, readPipelines } from "../core/api.js";
 import { useRead } from "../core/live.js";
 import { goQuery, href, place } from "../core/router.js";
-import { Card, Empty, Head, Loaded, Theirs, Time } from "../part/basics.js";
+import { Card, Empty, Head, Loaded, Soft, Theirs, Time } from "../part/basics.js";
 import { PipelineChoice, PipelineLink } from "../part/frame.js";
 import { NoPipelines } from "./pipelines.js";
 import { Redrive } from "./redrive.js";
@@ -55,7 +55,8 @@ function causesOf(tasks) {
 }
 
 async function readAll(chosen, pipelines, signal) {
-  const wanted = chosen ? pipelines.filter((one) => `${one.application}/${one.name}` === chosen) : pipelines.slice(0, PIPELINES_MAX);
+  const isChosen = (one) => `${one.application}/${one.name}` === chosen;
+  const wanted = chosen ? pipelines.filter(isChosen) : pipelines.slice(0, PIPELINES_MAX);
   const found = await Promise.all(wanted.map((one) => readDead(one, chosen ? OF_ONE : OF_EACH, signal)));
   return {
     causes: causesOf(found.flatMap(({ tasks }) => tasks)),
@@ -66,16 +67,20 @@ async function readAll(chosen, pipelines, signal) {
 
 function Cause({ cause, onRedrive }) {
   const { error, app, name, tasks } = cause;
+  const all = href.tasks(app, name, { state: "discarded" });
   return html`<li class="cause">
     <div>
       <code class="theirs">${error.code}</code> <span class="small"><${PipelineLink} app=${app} name=${name} /></span>
       <p class="clip"><${Theirs} text=${error.message} max=${400} /></p>
       <p class="soft small">newest <${Time} at=${cause.last_at} /></p>
     </div>
-    <div><div class="count">${count(tasks.length)}</div><button type="button" class="small" onClick=${() => onRedrive({ app, name, code: error.code })}>Redrive…</button></div>
+    <div>
+      <div class="count">${count(tasks.length)}</div>
+      <button type="button" class="small" onClick=${() => onRedrive({ app, name, code: error.code })}>Redrive…</button>
+    </div>
     <details><summary>${many(tasks.length, "task")}</summary>
       <div class="ids">${tasks.slice(0, IDS_MAX).map((task) => html`<a class="mono" href=${href.task(app, task.id)}>${task.id}</a>`)}</div>
-      ${tasks.length > IDS_MAX && html`<a class="small" href=${href.tasks(app, name, { state: "discarded" })}>all discarded tasks of ${name}</a>`}
+      ${tasks.length > IDS_MAX && html`<a class="small" href=${all}>all discarded tasks of ${name}</a>`}
     </details>
   </li>`;
 }
@@ -90,19 +95,27 @@ export function DeadLetters() {
     [chosen, known?.map((one) => one.number)],
   );
   const [app, name] = chosen.split("/");
+  const more = dead.value?.hasMore ? " of the newest; there are more" : "";
+  const choose = (pipeline) => goQuery({ pipeline });
   return html`
-    <${Head} title="Dead letters" beside=${dead.value && html`<span class="soft">${many(dead.value.n, "task")}${dead.value.hasMore ? " of the newest; there are more" : ""}</span>`}>
+    <${Head} title="Dead letters" beside=${dead.value && html`<${Soft}>${many(dead.value.n, "task")}${more}<//>`}>
       <button type="button" onClick=${dead.again}>Read again</button>
       ${chosen && html`<button type="button" onClick=${() => setRedriving({ app, name })}>Redrive all…</button>`}
     <//>
     <${Card} title="By cause" flush>
       ${pipelines.problem && html`<${Loaded} read=${pipelines} what="pipelines">${() => null}<//>`}
       ${known?.length === 0 && html`<${NoPipelines} />`}
-      ${known?.length > 0 && html`<div class="filters"><${PipelineChoice} pipelines=${known} value=${chosen} all onChange=${(pipeline) => goQuery({ pipeline })} /></div>`}
+      ${known?.length > 0 && html`<div class="filters">
+        <${PipelineChoice} pipelines=${known} value=${chosen} all onChange=${choose} />
+      </div>`}
       ${known?.length !== 0 && html`<${Loaded} read=${dead} what="dead letters">${({ causes }) =>
         causes.length === 0
-          ? html`<${Empty} title="No dead letters"><p>A task that fails with all its attempts, or that cannot be tried again, is discarded and kept here with all its errors.</p><//>`
-          : html`<ul class="causes">${causes.map((cause) => html`<${Cause} key=${cause.key} cause=${cause} onRedrive=${setRedriving} />`)}</ul>`}<//>`}
+          ? html`<${Empty} title="No dead letters">
+              <p>A task that fails with all its attempts, or that cannot be tried again, is kept here with all its errors.</p>
+            <//>`
+          : html`<ul class="causes">
+              ${causes.map((cause) => html`<${Cause} key=${cause.key} cause=${cause} onRedrive=${setRedriving} />`)}
+            </ul>`}<//>`}
     <//>
     ${redriving && html`<${Redrive} ...${redriving} onClose=${() => {
       setRedriving(null);

@@ -4,22 +4,26 @@ import { html } from "../core/html.js";
 import { bytes, count } from "../core/format.js";
 import { pathOf, read } from "../core/api.js";
 import { useRead } from "../core/live.js";
-import { Card, Empty, Head, Loaded, State, Theirs, Time } from "../part/basics.js";
+import { Card, Empty, Head, Loaded, Soft, State, Theirs, Time } from "../part/basics.js";
+import { Cell, Table } from "../part/table.js";
 
+const COLUMNS = ["Member", "State", "Version", "#Shards", "#Coming", "#Refused", "#Tasks", "#Memory", "#Calls", "Started"];
 const EVERY_MS = 5_000;
 
 function Row({ member }) {
   return html`<tr>
-    <td data-name="Member"><${Theirs} text=${member.address} mono /></td>
-    <td data-name="State"><span><${State} name=${member.ready ? "ready" : "not ready"} />${member.why && html` <span class="soft small"><${Theirs} text=${member.why} /></span>`}</span></td>
-    <td data-name="Version"><${Theirs} text=${member.version} /></td>
-    <td data-name="Shards" class="number"><span>${count(member.shards)}</span></td>
-    <td data-name="Coming" class="number"><span>${count(member.coming)}</span></td>
-    <td data-name="Refused" class="number"><span>${count(member.refused)}</span></td>
-    <td data-name="Tasks" class="number"><span>${count(member.tasks)}</span></td>
-    <td data-name="Memory" class="number"><span>${bytes(member.bytes)}</span></td>
-    <td data-name="Calls" class="number"><span>${count(member.calls)}</span></td>
-    <td data-name="Started"><${Time} at=${member.started_at} /></td>
+    <${Cell} name="Member"><${Theirs} text=${member.address} mono /><//>
+    <${Cell} name="State">
+      <${State} name=${member.ready ? "ready" : "not ready"} />${member.why && html` <${Soft}><${Theirs} text=${member.why} /><//>`}
+    <//>
+    <${Cell} name="Version"><${Theirs} text=${member.version} /><//>
+    <${Cell} name="Shards" kind="number">${count(member.shards)}<//>
+    <${Cell} name="Coming" kind="number">${count(member.coming)}<//>
+    <${Cell} name="Refused" kind="number">${count(member.refused)}<//>
+    <${Cell} name="Tasks" kind="number">${count(member.tasks)}<//>
+    <${Cell} name="Memory" kind="number">${bytes(member.bytes)}<//>
+    <${Cell} name="Calls" kind="number">${count(member.calls)}<//>
+    <${Cell} name="Started"><${Time} at=${member.started_at} /><//>
   </tr>`;
 }
 
@@ -29,12 +33,14 @@ export function Members() {
     <${Head} title="Members" />
     <${Loaded} read=${all} what="members">${({ members }) => html`<${Card} title="Who schedules" flush>
       ${members.length === 0
-        ? html`<${Empty} title="No member is there"><p>Tasks are accepted and wait until a member is there: start a <code>workload-scheduler</code>.</p><//>`
-        : html`<div class="scroll" tabindex="0" role="group" aria-label="Members"><table class="rows folds">
-            <thead><tr><th>Member</th><th>State</th><th>Version</th><th class="number">Shards</th><th class="number">Coming</th><th class="number">Refused</th><th class="number">Tasks</th><th class="number">Memory</th><th class="number">Calls</th><th>Started</th></tr></thead>
-            <tbody>${members.map((member) => html`<${Row} key=${member.address} member=${member} />`)}</tbody>
-          </table></div>`}
+        ? html`<${Empty} title="No member is there">
+            <p>Tasks are accepted and wait until a member is there: start a <code>workload-scheduler</code>.</p>
+          <//>`
+        : html`<${Table} label="Members" columns=${COLUMNS}>
+            ${members.map((member) => html`<${Row} key=${member.address} member=${member} />`)}
+          <//>`}
     <//>`}<//>
-    <p class="soft small">Shards: owned now. Coming: being taken over. Refused: shards that it will not own, since their log is not the one it knew; its log says why.
+    <p class="soft small">Shards: owned now. Coming: being taken over. Refused: shards that it will not own, since their log is not
+      the one it knew; its own log lines say why.
       Tasks and memory: what its shards hold. Calls: long polls and streams of workers that are open.</p>`;
 }

@@ -5,12 +5,14 @@ import { count, duration, many, rate } from "../core/format.js";
 import { useRead } from "../core/live.js";
 import { READINGS_MAX, Readings, TOTALS } from "../core/rates.js";
 import { href } from "../core/router.js";
-import { Card, Head, Loaded, State, Tile } from "../part/basics.js";
+import { Card, Head, Loaded, Notice, Soft, State, Tile } from "../part/basics.js";
 import { Chart } from "../part/chart.js";
 import { Failures } from "../part/failures.js";
 import { PipelineLink } from "../part/frame.js";
+import { Cell, Table } from "../part/table.js";
 import { NoPipelines, readWithStats } from "./pipelines.js";
 
+const COLUMNS = ["Pipeline", "State", "#Backlog", "#Running", "#Completed", "#Failed", "#Wait", "#Run"];
 const EVERY_MS = 2_000;
 const FAILURES_MAX = 20;
 
@@ -49,14 +51,14 @@ function Percentiles({ of: times }) {
 
 function Row({ pipeline, stats, rates }) {
   return html`<tr data-href=${href.pipeline(pipeline.application, pipeline.name)}>
-    <td data-name="Pipeline" class="name"><${PipelineLink} app=${pipeline.application} name=${pipeline.name} /></td>
-    <td data-name="State"><${State} name=${pipeline.state} /></td>
-    <td data-name="Backlog" class="number"><span>${count(stats?.backlog)}</span></td>
-    <td data-name="Running" class="number"><span>${count(stats?.states.running)}</span></td>
-    <td data-name="Completed" class="number"><span>${rate(rates?.completed)}</span></td>
-    <td data-name="Failed" class="number"><span>${rate(rates?.failed_attempts)}</span></td>
-    <td data-name="Wait" class="number"><${Percentiles} of=${stats?.wait} /></td>
-    <td data-name="Run" class="number"><${Percentiles} of=${stats?.run} /></td>
+    <${Cell} name="Pipeline" kind="name"><${PipelineLink} app=${pipeline.application} name=${pipeline.name} /><//>
+    <${Cell} name="State"><${State} name=${pipeline.state} /><//>
+    <${Cell} name="Backlog" kind="number">${count(stats?.backlog)}<//>
+    <${Cell} name="Running" kind="number">${count(stats?.states.running)}<//>
+    <${Cell} name="Completed" kind="number">${rate(rates?.completed)}<//>
+    <${Cell} name="Failed" kind="number">${rate(rates?.failed_attempts)}<//>
+    <${Cell} name="Wait" kind="number"><${Percentiles} of=${stats?.wait} /><//>
+    <${Cell} name="Run" kind="number"><${Percentiles} of=${stats?.run} /><//>
   </tr>`;
 }
 
@@ -87,11 +89,17 @@ function Notes({ rows }) {
   const held = rows.filter(({ pipeline }) => pipeline.state !== "active");
   const absent = rows.reduce((sum, { stats }) => sum + (stats?.absent ?? 0), 0);
   return html`
-    ${unknown.length > 0 && html`<div class="notice bad" role="alert"><h2>${many(unknown.length, "pipeline")} could not be asked</h2><p>The numbers below are without ${unknown.length === 1 ? "it" : "them"}.</p></div>`}
-    ${absent > 0 && html`<div class="notice waits"><h2>${many(absent, "shard")} could not be asked</h2><p>Shards that move between members, or whose member is away, are missing in the numbers below. <a href="/members">See the members</a></p></div>`}
-    ${held.length > 0 && html`<div class="notice waits"><h2>${many(held.length, "pipeline")} ${held.length === 1 ? "does" : "do"} not work as usual</h2><p>${held.map(
-      ({ pipeline }) => html`<${PipelineLink} app=${pipeline.application} name=${pipeline.name} /> <${State} name=${pipeline.state} /> `,
-    )}</p></div>`}`;
+    ${unknown.length > 0 && html`<${Notice} kind="bad" role="alert" title=${`${many(unknown.length, "pipeline")} could not be asked`}>
+      <p>The numbers below are without ${unknown.length === 1 ? "it" : "them"}.</p>
+    <//>`}
+    ${absent > 0 && html`<${Notice} kind="waits" title=${`${many(absent, "shard")} could not be asked`}>
+      <p>Shards that move between members, or whose member is away, are missing in the numbers below.${" "}
+        <a href="/members">See the members</a></p>
+    <//>`}
+    ${held.length > 0 && html`<${Notice} kind="waits" title=${`${many(held.length, "pipeline")} not at work as usual`}>
+      <p>${held.map(({ pipeline }) => html`
+        <${PipelineLink} app=${pipeline.application} name=${pipeline.name} /> <${State} name=${pipeline.state} /> `)}</p>
+    <//>`}`;
 }
 
 function All({ rows, rates, ratesOf, columns }) {
@@ -104,13 +112,12 @@ function All({ rows, rates, ratesOf, columns }) {
       { name: "completed", colour: "green", now: rate(rates?.completed) },
       { name: "failed attempts", colour: "red", now: rate(rates?.failed_attempts) },
     ]} /><//>
-    <${Card} title="Pipelines" flush more=${html`<span class="soft small">wait and run: p50 / p99 of about 5 minutes</span>`}>
-      <div class="scroll" tabindex="0" role="group" aria-label="Pipelines"><table class="rows folds">
-        <thead><tr><th>Pipeline</th><th>State</th><th class="number">Backlog</th><th class="number">Running</th><th class="number">Completed</th><th class="number">Failed</th><th class="number">Wait</th><th class="number">Run</th></tr></thead>
-        <tbody>${rows.map((row) => html`<${Row} key=${row.pipeline.number} ...${row} rates=${ratesOf.get(row.pipeline.number)} />`)}</tbody>
-      </table></div>
+    <${Card} title="Pipelines" flush more=${html`<${Soft}>wait and run: p50 / p99 of about 5 minutes<//>`}>
+      <${Table} label="Pipelines" columns=${COLUMNS}>
+        ${rows.map((row) => html`<${Row} key=${row.pipeline.number} ...${row} rates=${ratesOf.get(row.pipeline.number)} />`)}
+      <//>
     <//>
-    <${Card} title="What fails" flush more=${html`<span class="soft small">of about an hour, grouped by code and message</span>`}>
+    <${Card} title="What fails" flush more=${html`<${Soft}>of about an hour, grouped by code and message<//>`}>
       <${Failures} failures=${failuresOf(rows)} withPipeline />
     <//>`;
 }

@@ -6,7 +6,7 @@ import { pipelinePath, Problem, read } from "../core/api.js";
 import { useEvents, useRead, useTick } from "../core/live.js";
 import { Readings } from "../core/rates.js";
 import { href } from "../core/router.js";
-import { Card, Head, Live, Loaded, State, Theirs, Tile, Time, Trouble } from "../part/basics.js";
+import { Card, Head, Live, Loaded, Notice, Soft, State, Theirs, Tile, Time, Trouble } from "../part/basics.js";
 import { Chart } from "../part/chart.js";
 import { Failures } from "../part/failures.js";
 import { Definition, Shards, Submitting, Workers } from "./pipeline_parts.js";
@@ -18,11 +18,14 @@ const SAMPLE_MS = 1_000;
 function Waiting({ stats }) {
   const reasons = Object.entries(stats.waiting).sort(([, a], [, b]) => b - a);
   const most = reasons[0]?.[1] ?? 1;
-  const parked = stats.parked && html`<p class="soft small">More are parked in the store: scheduled for later, or in backoff. They are not counted.</p>`;
+  const parked = stats.parked && html`<p class="soft small">
+    More are parked in the store: scheduled for later, or in backoff. They are not counted.
+  </p>`;
   if (reasons.length === 0) return html`<p class="soft">Nothing in memory waits.</p>${parked}`;
-  return html`<ul class="bars">${reasons.map(
-    ([reason, n]) => html`<li><span>${reason}</span><meter min="0" max=${most} value=${n} aria-label=${`${reason}: ${n}`}></meter><b>${count(n)}</b></li>`,
-  )}</ul>${parked}`;
+  const bar = ([reason, n]) => html`<li>
+    <span>${reason}</span><meter min="0" max=${most} value=${n} aria-label=${`${reason}: ${n}`}></meter><b>${count(n)}</b>
+  </li>`;
+  return html`<ul class="bars">${reasons.map(bar)}</ul>${parked}`;
 }
 
 function Numbers({ stats, rates }) {
@@ -59,23 +62,37 @@ function Charts({ readings, stats, rates }) {
 
 function Paused({ pipeline }) {
   const { paused, state } = pipeline;
-  if (state === "draining") return html`<div class="notice waits"><h2>It drains</h2><p>It starts what it has and takes no more tasks. Resume it to take tasks again.</p></div>`;
-  if (state === "deleting") return html`<div class="notice waits"><h2>It is being deleted</h2><p>It takes no tasks, and is gone once all that it has have ended.</p></div>`;
+  if (state === "draining") {
+    return html`<${Notice} kind="waits" title="It drains">
+      <p>It starts what it has and takes no more tasks. Resume it to take tasks again.</p>
+    <//>`;
+  }
+  if (state === "deleting") {
+    return html`<${Notice} kind="waits" title="It is being deleted">
+      <p>It takes no tasks, and is gone once all that it has have ended.</p>
+    <//>`;
+  }
   if (!paused) return null;
-  return html`<div class="notice waits"><h2>It is paused</h2>
-    <p>It takes tasks and starts none, since <${Time} at=${paused.at} />${paused.by && html`, by <${Theirs} text=${paused.by} max=${100} />`}.</p>
-    ${paused.reason && html`<p><${Theirs} text=${paused.reason} max=${600} /></p>`}</div>`;
+  const by = paused.by && html`, by <${Theirs} text=${paused.by} max=${100} />`;
+  return html`<${Notice} kind="waits" title="It is paused">
+    <p>It takes tasks and starts none, since <${Time} at=${paused.at} />${by}.</p>
+    ${paused.reason && html`<p><${Theirs} text=${paused.reason} max=${600} /></p>`}
+  <//>`;
 }
 
 function Now({ app, stats, readings }) {
   const rates = readings.rates();
   return html`
-    ${stats.absent > 0 && html`<div class="notice waits"><h2>${many(stats.absent, "shard")} could not be asked</h2><p>It moves between members, or its member is away: its tasks are missing in these numbers.</p></div>`}
+    ${stats.absent > 0 && html`<${Notice} kind="waits" title=${`${many(stats.absent, "shard")} could not be asked`}>
+      <p>What moves between members, or whose member is away, is missing in these numbers.</p>
+    <//>`}
     <${Numbers} stats=${stats} rates=${rates} />
     <${Card} title="The newest minutes"><${Charts} readings=${readings} stats=${stats} rates=${rates} /><//>
     <div class="columns">
       <${Card} title="Why tasks wait"><${Waiting} stats=${stats} /><//>
-      <${Card} title="What fails" flush more=${html`<span class="soft small">of about an hour</span>`}><${Failures} failures=${stats.failures} app=${app} /><//>
+      <${Card} title="What fails" flush more=${html`<${Soft}>of about an hour<//>`}>
+        <${Failures} failures=${stats.failures} app=${app} />
+      <//>
     </div>`;
 }
 

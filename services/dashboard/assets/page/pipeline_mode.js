@@ -26,7 +26,7 @@ function Ask({ pipeline, verb, onClose, onChanged }) {
   const words = WORDS[verb];
   const name = `${pipeline.application}/${pipeline.name}`;
   async function run(event) {
-    event?.preventDefault();
+    event.preventDefault();
     setBusy(true);
     const field = (id) => form.current.elements[id].value.trim();
     const body = verb === "pause" ? { by: field("by"), reason: field("reason") } : undefined;
@@ -40,14 +40,15 @@ function Ask({ pipeline, verb, onClose, onChanged }) {
       setBusy(false);
     }
   }
-  const footer = html`<button type="button" onClick=${onClose}>Leave it</button><button type="button" class="primary" disabled=${busy} onClick=${run}>${words.verb}</button>`;
+  const footer = html`<button type="button" onClick=${onClose}>Leave it</button>
+    <button type="submit" form="mode-form" class="primary" disabled=${busy}>${words.verb}</button>`;
   return html`<${Dialog} title=${`${words.verb} ${name}?`} onClose=${onClose} footer=${footer}>
     <p>${words.text}</p>
-    ${verb === "pause" && html`<form ref=${form} onSubmit=${run}>
-      <div class="field"><label for="pause-by">Who pauses it</label><input id="pause-by" name="by" autocomplete="name" maxlength="100" /></div>
-      <div class="field"><label for="pause-reason">Why</label><input id="pause-reason" name="reason" autocomplete="off" maxlength="300" /></div>
-      <button type="submit" hidden>Pause</button>
-    </form>`}
+    <form id="mode-form" ref=${form} onSubmit=${run}>${verb === "pause" && html`
+      <div class="field"><label for="pause-by">Who pauses it</label>
+        <input id="pause-by" name="by" autocomplete="name" maxlength="100" /></div>
+      <div class="field"><label for="pause-reason">Why</label>
+        <input id="pause-reason" name="reason" autocomplete="off" maxlength="300" /></div>`}</form>
     ${problem && html`<${Trouble} problem=${problem} />`}
   <//>`;
 }

@@ -5,8 +5,14 @@ import { bytes, count, many, quoted } from "../core/format.js";
 import { print } from "../core/json.js";
 import { pipelinePath, read } from "../core/api.js";
 import { useRead } from "../core/live.js";
-import { Card, Command, Facts, Loaded, State, Theirs, Time } from "../part/basics.js";
+import { Card, Command, Facts, Loaded, Soft, State, Theirs, Time } from "../part/basics.js";
+import { Cell, Table } from "../part/table.js";
 
+const SHARD_COLUMNS = [
+  "Partition", "Status", "Owner", "#Epoch", "#Backlog", "Oldest",
+  "#Running", "Waits", "#Watermark", "#Memory", "Claimed",
+];
+const WORKER_COLUMNS = ["Worker", "State", "#Leases", "#Slots", "Labels", "Member", "Since", "Seen"];
 const EVERY_MS = 5_000;
 
 function waits(shard) {
@@ -16,56 +22,61 @@ function waits(shard) {
 
 function Shard({ shard }) {
   return html`<tr>
-    <td data-name="Partition">${shard.partition}</td>
-    <td data-name="Status"><${State} name=${shard.status} /></td>
-    <td data-name="Owner"><${Theirs} text=${shard.owner} mono /></td>
-    <td data-name="Epoch" class="number"><span>${count(shard.epoch)}</span></td>
-    <td data-name="Backlog" class="number"><span>${count(shard.backlog)}</span></td>
-    <td data-name="Oldest"><${Time} at=${shard.backlog > 0 ? shard.backlog_since : undefined} /></td>
-    <td data-name="Running" class="number"><span>${count(shard.states?.running)}</span></td>
-    <td data-name="Waits"><${Theirs} text=${waits(shard)} /></td>
-    <td data-name="Watermark" class="number"><span>${count(shard.watermark)} <span class="soft">of ${count(shard.log_end)}</span></span></td>
-    <td data-name="Memory" class="number"><span>${bytes(shard.bytes)}</span></td>
-    <td data-name="Claimed"><${Time} at=${shard.claimed_at} /></td>
+    <${Cell} name="Partition">${shard.partition}<//>
+    <${Cell} name="Status"><${State} name=${shard.status} /><//>
+    <${Cell} name="Owner"><${Theirs} text=${shard.owner} mono /><//>
+    <${Cell} name="Epoch" kind="number">${count(shard.epoch)}<//>
+    <${Cell} name="Backlog" kind="number">${count(shard.backlog)}<//>
+    <${Cell} name="Oldest"><${Time} at=${shard.backlog > 0 ? shard.backlog_since : undefined} /><//>
+    <${Cell} name="Running" kind="number">${count(shard.states?.running)}<//>
+    <${Cell} name="Waits"><${Theirs} text=${waits(shard)} /><//>
+    <${Cell} name="Watermark" kind="number">${count(shard.watermark)} <span class="soft">of ${count(shard.log_end)}</span><//>
+    <${Cell} name="Memory" kind="number">${bytes(shard.bytes)}<//>
+    <${Cell} name="Claimed"><${Time} at=${shard.claimed_at} /><//>
   </tr>`;
 }
 
 export function Shards({ path }) {
   const shards = useRead((signal) => read(`${path}/shards`, { signal }), [path], { everyMs: EVERY_MS });
-  return html`<${Card} title="Shards" flush more=${shards.value && html`<span class="soft small">${many(shards.value.shards.length, "partition")}</span>`}>
+  const more = shards.value && html`<${Soft}>${many(shards.value.shards.length, "partition")}<//>`;
+  return html`<${Card} title="Shards" flush more=${more}>
     <${Loaded} read=${shards} what="shards">${(value) => html`
-      <div class="scroll" tabindex="0" role="group" aria-label="Shards"><table class="rows folds">
-        <thead><tr><th>Partition</th><th>Status</th><th>Owner</th><th class="number">Epoch</th><th class="number">Backlog</th><th>Oldest</th><th class="number">Running</th><th>Waits</th><th class="number">Watermark</th><th class="number">Memory</th><th>Claimed</th></tr></thead>
-        <tbody>${value.shards.map((shard) => html`<${Shard} key=${shard.partition} shard=${shard} />`)}</tbody>
-      </table></div>`}<//>
+      <${Table} label="Shards" columns=${SHARD_COLUMNS}>
+        ${value.shards.map((shard) => html`<${Shard} key=${shard.partition} shard=${shard} />`)}
+      <//>`}<//>
   <//>`;
 }
 
 function Worker({ worker }) {
   return html`<tr>
-    <td data-name="Worker"><${Theirs} text=${worker.worker} max=${120} mono /></td>
-    <td data-name="State"><${State} name=${worker.polling ? "polling" : "busy"} /></td>
-    <td data-name="Leases" class="number"><span>${count(worker.leases)}</span></td>
-    <td data-name="Slots" class="number"><span>${count(worker.slots)}${worker.credit !== undefined && html` <span class="soft">and ${count(worker.credit)} free</span>`}</span></td>
-    <td data-name="Labels"><${Theirs} text=${(worker.labels ?? []).join(", ")} /></td>
-    <td data-name="Member"><${Theirs} text=${worker.member} mono /></td>
-    <td data-name="Since"><${Time} at=${worker.since} /></td>
-    <td data-name="Seen"><${Time} at=${worker.last_seen} /></td>
+    <${Cell} name="Worker"><${Theirs} text=${worker.worker} max=${120} mono /><//>
+    <${Cell} name="State"><${State} name=${worker.polling ? "polling" : "busy"} /><//>
+    <${Cell} name="Leases" kind="number">${count(worker.leases)}<//>
+    <${Cell} name="Slots" kind="number">
+      ${count(worker.slots)}${worker.credit !== undefined && html` <span class="soft">and ${count(worker.credit)} free</span>`}
+    <//>
+    <${Cell} name="Labels"><${Theirs} text=${(worker.labels ?? []).join(", ")} /><//>
+    <${Cell} name="Member"><${Theirs} text=${worker.member} mono /><//>
+    <${Cell} name="Since"><${Time} at=${worker.since} /><//>
+    <${Cell} name="Seen"><${Time} at=${worker.last_seen} /><//>
   </tr>`;
+}
+
+function howMany({ workers, more, absent }) {
+  const beyond = more > 0 ? ` and ${count(more)} more` : "";
+  return `${many(workers.length, "worker")}${beyond}${absent > 0 ? `; ${count(absent)} could not be asked` : ""}`;
 }
 
 export function Workers({ path }) {
   const workers = useRead((signal) => read(`${path}/workers`, { signal }), [path], { everyMs: EVERY_MS });
-  return html`<${Card} title="Workers" flush more=${workers.value && html`<span class="soft small">${many(workers.value.workers.length, "worker")}${
-    workers.value.more > 0 ? ` and ${count(workers.value.more)} more` : ""}${
-    workers.value.absent > 0 ? `; ${count(workers.value.absent)} could not be asked` : ""}</span>`}>
+  return html`<${Card} title="Workers" flush more=${workers.value && html`<${Soft}>${howMany(workers.value)}<//>`}>
     <${Loaded} read=${workers} what="workers">${(value) =>
       value.workers.length === 0
-        ? html`<p class="empty">No worker asks for its tasks. Start a <code>workload-agent</code>, or a program with <code>worker-sdk</code>.</p>`
-        : html`<div class="scroll" tabindex="0" role="group" aria-label="Workers"><table class="rows folds">
-            <thead><tr><th>Worker</th><th>State</th><th class="number">Leases</th><th class="number">Slots</th><th>Labels</th><th>Member</th><th>Since</th><th>Seen</th></tr></thead>
-            <tbody>${value.workers.map((worker) => html`<${Worker} key=${worker.worker} worker=${worker} />`)}</tbody>
-          </table></div>`}<//>
+        ? html`<p class="empty">No worker asks for its tasks.
+            Start a <code>workload-agent</code>, or a program with <code>worker-sdk</code>.</p>`
+        : html`<${Table} label="Workers" columns=${WORKER_COLUMNS}>
+            ${value.workers.map((worker) => html`<${Worker} key=${worker.worker} worker=${worker} />`)}
+          <//>`}<//>
   <//>`;
 }
 

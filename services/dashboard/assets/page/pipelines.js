@@ -5,9 +5,11 @@ import { count, many, quoted } from "../core/format.js";
 import { pipelinePath, read, readPipelines } from "../core/api.js";
 import { useRead } from "../core/live.js";
 import { href } from "../core/router.js";
-import { Card, Empty, Head, Loaded, State, Theirs, Time } from "../part/basics.js";
+import { Card, Empty, Head, Loaded, Soft, State, Theirs, Time } from "../part/basics.js";
 import { PipelineLink } from "../part/frame.js";
+import { Cell, Table } from "../part/table.js";
 
+const COLUMNS = ["Pipeline", "State", "Steps", "#Backlog", "#Running", "#Completed", "#Discarded", "Made"];
 const EVERY_MS = 5_000;
 
 /** The two commands that make a first pipeline and a first task. */
@@ -47,14 +49,14 @@ function stepsOf(pipeline) {
 function Row({ pipeline, stats }) {
   const { application: app, name } = pipeline;
   return html`<tr data-href=${href.pipeline(app, name)}>
-    <td data-name="Pipeline" class="name"><${PipelineLink} app=${app} name=${name} /></td>
-    <td data-name="State"><${State} name=${pipeline.state} /></td>
-    <td data-name="Steps"><span class="clip"><${Theirs} text=${stepsOf(pipeline)} /></span></td>
-    <td data-name="Backlog" class="number"><span>${count(stats?.backlog)}</span></td>
-    <td data-name="Running" class="number"><span>${count(stats?.states.running)}</span></td>
-    <td data-name="Completed" class="number"><span>${count(stats?.totals.completed)}</span></td>
-    <td data-name="Discarded" class="number"><span>${count(stats?.totals.discarded)}</span></td>
-    <td data-name="Made"><${Time} at=${pipeline.created_at} /></td>
+    <${Cell} name="Pipeline" kind="name"><${PipelineLink} app=${app} name=${name} /><//>
+    <${Cell} name="State"><${State} name=${pipeline.state} /><//>
+    <${Cell} name="Steps"><span class="clip"><${Theirs} text=${stepsOf(pipeline)} /></span><//>
+    <${Cell} name="Backlog" kind="number">${count(stats?.backlog)}<//>
+    <${Cell} name="Running" kind="number">${count(stats?.states.running)}<//>
+    <${Cell} name="Completed" kind="number">${count(stats?.totals.completed)}<//>
+    <${Cell} name="Discarded" kind="number">${count(stats?.totals.discarded)}<//>
+    <${Cell} name="Made"><${Time} at=${pipeline.created_at} /><//>
   </tr>`;
 }
 
@@ -63,13 +65,12 @@ export function Pipelines() {
   return html`
     <${Head} title="Pipelines" beside=${all.value && html`<span class="soft">${many(all.value.length, "pipeline")}</span>`} />
     <${Loaded} read=${all} what="pipelines">${(rows) =>
-      html`<${Card} title="All pipelines" flush more=${html`<span class="soft small">totals since a shard began</span>`}>
+      html`<${Card} title="All pipelines" flush more=${html`<${Soft}>totals since a shard began<//>`}>
         ${rows.length === 0
           ? html`<${NoPipelines} />`
-          : html`<div class="scroll" tabindex="0" role="group" aria-label="Pipelines"><table class="rows folds">
-              <thead><tr><th>Pipeline</th><th>State</th><th>Steps</th><th class="number">Backlog</th><th class="number">Running</th><th class="number">Completed</th><th class="number">Discarded</th><th>Made</th></tr></thead>
-              <tbody>${rows.map((row) => html`<${Row} key=${row.pipeline.number} ...${row} />`)}</tbody>
-            </table></div>`}
+          : html`<${Table} label="Pipelines" columns=${COLUMNS}>
+              ${rows.map((row) => html`<${Row} key=${row.pipeline.number} ...${row} />`)}
+            <//>`}
       <//>`}
     <//>`;
 }

@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "../core/html.js";
 import { many } from "../core/format.js";
 import { actByLines, pipelinePath, problemOf } from "../core/api.js";
 import { href } from "../core/router.js";
-import { Facts, Theirs, Trouble } from "../part/basics.js";
+import { Facts, Notice, Theirs, Trouble } from "../part/basics.js";
 import { Dialog } from "../part/dialog.js";
 
 const LIMIT = 1_000;
@@ -12,22 +12,26 @@ const LIMIT_MAX = 100_000;
 
 function Halted({ app, halted }) {
   if (halted.reason === "no-verdict") {
-    return html`<p>It halted: ${many(halted.tasks, "task")} neither completed nor failed in time. Those go on by themselves; look at the workers.</p>`;
+    return html`<p>${many(halted.tasks, "task")} neither completed nor failed in time.
+      They go on by themselves; look at the workers.</p>`;
   }
-  return html`<p>It halted: <a class="mono" href=${href.task(app, halted.task)}>${halted.task}</a> failed as before with <code class="theirs">${halted.code}</code> <${Theirs} text=${halted.message} max=${400} /></p>`;
+  return html`<p><a class="mono" href=${href.task(app, halted.task)}>${halted.task}</a> failed as before with${" "}
+    <code class="theirs">${halted.code}</code> <${Theirs} text=${halted.message} max=${400} /></p>`;
 }
 
 function Progress({ app, line, going }) {
   const title = line.halted ? "It halted" : going ? "It is going on" : line.over ? "It is over" : "It was stopped";
-  return html`<div class=${`notice ${line.halted || line.problem ? "bad" : line.over ? "good" : "waits"}`} role="status">
-    <h2>${title}</h2>
+  const kind = line.halted || line.problem ? "bad" : line.over ? "good" : "waits";
+  return html`<${Notice} kind=${kind} role="status" title=${title}>
     ${line.problem && html`<p><${Theirs} text=${line.problem} max=${600} /></p>`}
     ${line.halted && html`<${Halted} app=${app} halted=${line.halted} />`}
     <${Facts} rows=${[
-      ["found", line.found], ["redriven", line.redriven], ["skipped", line.skipped && `${line.skipped}, which are no dead letters any more`],
+      ["found", line.found],
+      ["redriven", line.redriven],
+      ["skipped", line.skipped && `${line.skipped}, which are no dead letters any more`],
       ["changed", line.changed && `${line.changed}, which failed in another way`],
     ]} />
-  </div>`;
+  <//>`;
 }
 
 export function Redrive({ app, name, code, onClose }) {
@@ -38,7 +42,7 @@ export function Redrive({ app, name, code, onClose }) {
   const [problem, setProblem] = useState(null);
   useEffect(() => () => ended.current?.abort(), []);
   async function run(event) {
-    event?.preventDefault();
+    event.preventDefault();
     const limit = Number(form.current.elements.limit.value);
     const body = code ? { code, limit } : { limit };
     ended.current = new AbortController();
@@ -53,13 +57,17 @@ export function Redrive({ app, name, code, onClose }) {
   }
   const footer = going
     ? html`<button type="button" class="danger" onClick=${() => ended.current.abort()}>Stop here</button>`
-    : html`<button type="button" onClick=${onClose}>Close</button>${!line && html`<button type="button" class="primary" onClick=${run}>Redrive</button>`}`;
+    : html`<button type="button" onClick=${onClose}>Close</button>
+        ${!line && html`<button type="submit" form="redrive-form" class="primary">Redrive</button>`}`;
   return html`<${Dialog} title=${`Redrive dead letters of ${app}/${name}`} onClose=${onClose} footer=${footer}>
     ${!line && html`
-      <p>${code ? html`Those that failed with <code class="theirs">${code}</code>` : "All"} become available again with all their attempts: first one, then 10, then 1 %, then the rest,
-        each once those before have completed or failed in another way. It halts when one fails as before. It goes on while this is open.</p>
-      <form ref=${form} onSubmit=${run}><div class="field"><label for="redrive-limit">At most so many</label>
-        <input id="redrive-limit" name="limit" type="number" min="1" max=${LIMIT_MAX} value=${LIMIT} disabled=${going} /></div><button type="submit" hidden>Redrive</button></form>`}
+      <p>${code ? html`Those that failed with <code class="theirs">${code}</code>` : "All"} become available again with all their
+        attempts: first one, then 10, then 1 %, then the rest, each once those before have completed or failed in another way.
+        It halts when one fails as before. It goes on while this is open.</p>
+      <form id="redrive-form" ref=${form} onSubmit=${run}><div class="field">
+        <label for="redrive-limit">At most so many</label>
+        <input id="redrive-limit" name="limit" type="number" min="1" max=${LIMIT_MAX} value=${LIMIT} disabled=${going} />
+      </div></form>`}
     ${line && html`<${Progress} app=${app} line=${line} going=${going} />`}
     ${going && !line && html`<p class="loading" role="status">Starting with one…</p>`}
     ${problem && html`<${Trouble} problem=${problem} />`}

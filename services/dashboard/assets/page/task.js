@@ -6,7 +6,7 @@ import { print } from "../core/json.js";
 import { act, pipelinePath, Problem, problemOf, read, taskPath } from "../core/api.js";
 import { useEvents, useRead } from "../core/live.js";
 import { href } from "../core/router.js";
-import { Card, Copy, Facts, Head, Live, Loaded, say, State, Theirs, Time, Trouble } from "../part/basics.js";
+import { Card, Copy, Facts, Head, Live, Loaded, Notice, say, State, Theirs, Time, Trouble } from "../part/basics.js";
 import { Dialog } from "../part/dialog.js";
 import { PipelineLink } from "../part/frame.js";
 import { Json } from "../part/output.js";
@@ -26,18 +26,18 @@ function asCurl(task) {
 function Waiting({ task }) {
   const { waiting } = task;
   if (!waiting) return null;
+  const link = (id) => html`<a class="mono" href=${href.task(task.application, id)}>${id}</a>`;
   const before = waiting.before_at_most !== undefined && waiting.before_at_most !== waiting.before
     ? `about ${waiting.before} go before it, at most ${waiting.before_at_most}`
     : waiting.before !== undefined && `${many(waiting.before, "task")} before it`;
-  return html`<div class="notice waits">
-    <h2>It waits: ${waiting.reason}</h2>
+  return html`<${Notice} kind="waits" title=${`It waits: ${waiting.reason}`}>
     <p><${Theirs} text=${waiting.text} max=${600} /></p>
     <${Facts} rows=${[
       ["until", waiting.until && html`<${Time} at=${waiting.until} />`],
       ["turn", before],
-      ["for", waiting.tasks?.length > 0 && html`<span class="ids">${waiting.tasks.map((id) => html`<a class="mono" href=${href.task(task.application, id)}>${id}</a>`)}</span>`],
+      ["for", waiting.tasks?.length > 0 && html`<span class="ids">${waiting.tasks.map(link)}</span>`],
     ]} />
-  </div>`;
+  <//>`;
 }
 
 function Options({ options }) {
@@ -90,20 +90,25 @@ function Summary({ task }) {
 /** A task's data, or its result where no steps show it already. */
 function Values({ task }) {
   const hasSteps = (value) => Array.isArray(value?.steps);
-  return html`
-    ${task.result !== undefined && !hasSteps(task.result) && html`<${Card} title="Result"><${Json} value=${task.result} label="Result" name=${`${task.id}-result.json`} /><//>`}
-    ${task.progress !== undefined && !hasSteps(task.progress) && html`<${Card} title="Progress"><${Json} value=${task.progress} label="Progress" /><//>`}
-    ${task.data !== null && html`<${Card} title="Data"><${Json} value=${task.data} label="Data" name=${`${task.id}-data.json`} /><//>`}`;
+  const values = [
+    ["Result", hasSteps(task.result) ? undefined : task.result],
+    ["Progress", hasSteps(task.progress) ? undefined : task.progress],
+    ["Data", task.data ?? undefined],
+  ];
+  return values.map(([name, value]) => value !== undefined && html`<${Card} key=${name} title=${name}>
+    <${Json} value=${value} label=${name} name=${`${task.id}-${name.toLowerCase()}.json`} />
+  <//>`);
 }
 
 function Body({ task }) {
+  const hasOptions = Object.keys(task.options ?? {}).length > 0;
   return html`
     <${Waiting} task=${task} />
     <div class="beside">
       <div><${Attempts} task=${task} /></div>
       <div>
         <${Summary} task=${task} />
-        ${task.options && Object.keys(task.options).length > 0 && html`<${Card} title="Options"><${Options} options=${task.options} /><//>`}
+        ${hasOptions && html`<${Card} title="Options"><${Options} options=${task.options} /><//>`}
         <${Values} task=${task} />
       </div>
     </div>`;
@@ -133,21 +138,27 @@ export function TaskPage({ app, id }) {
     say(said);
   };
   const close = () => setAsking(null);
+  const parent = task && html` / <a href=${href.tasks(app, task.pipeline)}>${app}/${task.pipeline}</a>`;
+  const isDead = task?.state === "discarded";
+  const notDead = isDead ? "" : "Only a discarded task can run again";
+  const effect = task?.state === "running"
+    ? "Its worker is told to stop; what it has done by then stays done."
+    : "It will not run. It stays visible as cancelled.";
   return html`
-    <${Head} crumbs=${html`<a href="/tasks">Tasks</a>${task && html` / <a href=${href.tasks(app, task.pipeline)}>${app}/${task.pipeline}</a>`}`}
+    <${Head} crumbs=${html`<a href="/tasks">Tasks</a>${parent}`}
       title=${html`<span class="mono">${id}</span>`}
       beside=${task && html`<${State} name=${task.state} />${!over && html`<${Live} status=${status} />`}`}>
       ${task && html`
         <${Copy} label="Copy as curl" small=${false} text=${() => asCurl(task)} />
         <${Copy} label="Copy JSON" small=${false} text=${() => print(task)} />
-        <button type="button" disabled=${task.state !== "discarded"} title=${task.state === "discarded" ? "" : "Only a discarded task can run again"} onClick=${() => setAsking("redrive")}>Redrive</button>
-        <button type="button" class="danger" disabled=${over} title=${over ? "It has ended" : ""} onClick=${() => setAsking("cancel")}>Cancel</button>`}
+        <button type="button" disabled=${!isDead} title=${notDead} onClick=${() => setAsking("redrive")}>Redrive</button>
+        <button type="button" class="danger" disabled=${over} title=${over ? "It has ended" : ""}
+          onClick=${() => setAsking("cancel")}>Cancel</button>`}
     <//>
     ${streamed && html`<${Trouble} problem=${streamed} />`}
     <${Loaded} read=${first} what="the task">${() => task && html`<${Body} task=${task} />`}<//>
     ${asking === "cancel" && html`<${Confirm} title="Cancel this task?" danger verb="Cancel the task" onClose=${close}
-      text=${task.state === "running" ? "Its worker is told to stop; what it has done by then stays done." : "It will not run. It stays visible as cancelled."}
-      work=${doing("cancel", "The task is cancelled.")} />`}
+      text=${effect} work=${doing("cancel", "The task is cancelled.")} />`}
     ${asking === "redrive" && html`<${Confirm} title="Redrive this task?" verb="Redrive the task" onClose=${close}
       text="It becomes available again with all its attempts, and with the same id and data."
       work=${doing("redrive", "The task is available again.")} />`}`;

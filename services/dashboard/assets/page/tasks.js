@@ -5,7 +5,7 @@ import { count, many, quoted } from "../core/format.js";
 import { pipelinePath, read, readPipelines } from "../core/api.js";
 import { useEvents, useRead } from "../core/live.js";
 import { goQuery, place } from "../core/router.js";
-import { Card, Empty, Head, Live, Loaded, Theirs } from "../part/basics.js";
+import { Card, Chips, Empty, Head, Live, Loaded, Theirs } from "../part/basics.js";
 import { PipelineChoice } from "../part/frame.js";
 import { TaskRows } from "../part/task_rows.js";
 import { BulkCancel } from "./bulk_cancel.js";
@@ -85,16 +85,15 @@ function Filters({ filter, pipelines }) {
         ${!known && html`<option value=${filter.since} selected>${filter.since}</option>`}
         ${SINCE.map(([value, name]) => html`<option value=${value} selected=${value === filter.since}>${name}</option>`)}
       </select></div>
-    <div class="chips" role="group" aria-label="States">${STATES.map(
-      (state) => html`<button type="button" class="chip" aria-pressed=${filter.states.includes(state)} onClick=${() => turn(state)}>${state}</button>`,
-    )}</div>
+    <${Chips} label="States" names=${STATES} chosen=${filter.states} turn=${turn} />
   </div>`;
 }
 
 function Nothing({ filter }) {
   if (filter.states.length > 0 || filter.since || filter.page) {
     return html`<${Empty} title="No task fits">
-      <p>Tasks that were accepted and not read yet stand in the backlog, and are not listed. Ended tasks are listed while their results are kept.</p>
+      <p>Tasks that were accepted and not read yet stand in the backlog, and are not listed. Ended tasks are listed while
+        their results are kept.</p>
       <p class="actions"><button type="button" onClick=${() => goQuery({ state: "", since: "", page: "" })}>Show all</button></p>
     <//>`;
   }
@@ -106,16 +105,27 @@ function Nothing({ filter }) {
   <//>`;
 }
 
+function PageSize({ limit }) {
+  const choose = (event) => goQuery({ limit: event.target.value, page: "" });
+  return html`<label class="choice">a page of
+    <select aria-label="Tasks of a page" value=${String(limit)} onChange=${choose}>
+      ${LIMITS.map((n) => html`<option value=${n} selected=${n === limit}>${n}</option>`)}
+    </select>
+  </label>`;
+}
+
 function List({ filter, pipelines, page }) {
   const last = page.next_page_token;
+  const whose = pipelines.length > PIPELINES_MAX ? `the first ${PIPELINES_MAX} pipelines` : "each pipeline";
+  const each = ` · the newest ${OF_EACH} of ${whose}`;
   return html`
-    ${page.tasks.length === 0 ? html`<${Nothing} filter=${filter} />` : html`<${TaskRows} tasks=${page.tasks} withPipeline=${!filter.pipeline} />`}
+    ${page.tasks.length === 0
+      ? html`<${Nothing} filter=${filter} />`
+      : html`<${TaskRows} tasks=${page.tasks} withPipeline=${!filter.pipeline} />`}
     <div class="pager">
-      <span>${many(page.tasks.length, "task")}, newest first · ${count(page.backlog)} in the backlog${
-        !filter.pipeline ? ` · the newest ${OF_EACH} of ${pipelines.length > PIPELINES_MAX ? `the first ${PIPELINES_MAX} pipelines` : "each pipeline"}` : ""
-      }</span>
+      <span>${many(page.tasks.length, "task")}, newest first · ${count(page.backlog)} in the backlog${filter.pipeline ? "" : each}</span>
       <span class="actions">
-        ${filter.pipeline && html`<label class="choice">a page of <select aria-label="Tasks of a page" value=${String(filter.limit)} onChange=${(event) => goQuery({ limit: event.target.value, page: "" })}>${LIMITS.map((n) => html`<option value=${n} selected=${n === filter.limit}>${n}</option>`)}</select></label>`}
+        ${filter.pipeline && html`<${PageSize} limit=${filter.limit} />`}
         ${filter.page && html`<button type="button" onClick=${() => goQuery({ page: "" })}>Newest</button>`}
         ${filter.pipeline && html`<button type="button" disabled=${!last} onClick=${() => goQuery({ page: last })}>Older</button>`}
       </span>
@@ -147,8 +157,9 @@ export function Tasks() {
       }, CHANGED_MS);
     },
   });
+  const beside = html`<span class="soft"><${Theirs} text=${filter.pipeline} /></span>${listensTo && html`<${Live} status=${status} />`}`;
   return html`
-    <${Head} title="Tasks" beside=${html`${filter.pipeline && html`<span class="soft"><${Theirs} text=${filter.pipeline} /></span>`}${listensTo && html`<${Live} status=${status} />`}`}>
+    <${Head} title="Tasks" beside=${filter.pipeline && beside}>
       ${filter.pipeline && html`<button type="button" class="danger" onClick=${() => setCancelling(true)}>Cancel many…</button>`}
     <//>
     <${Card} title=${filter.states.length > 0 ? filter.states.join(", ") : "All states"} flush>
@@ -157,5 +168,6 @@ export function Tasks() {
         : html`<${Filters} filter=${filter} pipelines=${all} />
             <${Loaded} read=${page} what="tasks">${(value) => html`<${List} filter=${filter} pipelines=${all} page=${value} />`}<//>`}
     <//>
-    ${cancelling && html`<${BulkCancel} app=${app} name=${name} states=${filter.states} onClose=${() => setCancelling(false)} />`}`;
+    ${cancelling && html`<${BulkCancel} app=${app} name=${name} states=${filter.states}
+      onClose=${() => setCancelling(false)} />`}`;
 }

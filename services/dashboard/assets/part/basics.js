@@ -43,18 +43,36 @@ export function Theirs({ text, max, mono }) {
   return html`<bdi class=${`theirs ${mono ? "mono" : ""}`}>${shown(text, max)}</bdi>`;
 }
 
+/** A word beside something more important. */
+export function Soft({ children }) {
+  return html`<span class="soft small">${children}</span>`;
+}
+
+/** Something to know; `kind` is bad, waits or good. */
+export function Notice({ kind, title, role, children }) {
+  return html`<div class=${`notice ${kind}`} role=${role}><h2>${title}</h2>${children}</div>`;
+}
+
+/** Names that can be chosen, each by itself; `turn` is told which. */
+export function Chips({ names, chosen, turn, label }) {
+  const chip = (name) => html`<button type="button" class="chip" aria-pressed=${chosen.includes(name)} onClick=${() => turn(name)}>
+    ${name}
+  </button>`;
+  return html`<div class="chips" role="group" aria-label=${label}>${names.map(chip)}</div>`;
+}
+
 function Loading({ what }) {
   return html`<p class="loading" role="status">Loading ${what}…</p>`;
 }
 
 /** A problem, and what to do about it. */
 export function Trouble({ problem, again }) {
-  return html`<div class="notice bad" role="alert">
-    <h2>${problem.title}</h2>
-    ${problem.detail && html`<p>${problem.field && html`<code>${shown(problem.field)}</code>: `}<${Theirs} text=${problem.detail} max=${1_000} /></p>`}
+  const field = problem.field && html`<code>${shown(problem.field)}</code>: `;
+  return html`<${Notice} kind="bad" role="alert" title=${problem.title}>
+    ${problem.detail && html`<p>${field}<${Theirs} text=${problem.detail} max=${1_000} /></p>`}
     ${problem.advice && html`<p class="soft">${problem.advice}</p>`}
     ${again && html`<p class="actions"><button type="button" onClick=${again}>Try again</button></p>`}
-  </div>`;
+  <//>`;
 }
 
 /** What was read: its trouble, that it is loading, or what `children` makes of it. */
@@ -79,7 +97,11 @@ export function Card({ title, more, flush, children }) {
 
 /** A number with its name. */
 export function Tile({ name, value, more }) {
-  return html`<div class="tile"><div class="name">${name}</div><div class="value">${value}</div>${more && html`<div class="more">${more}</div>`}</div>`;
+  return html`<div class="tile">
+    <div class="name">${name}</div>
+    <div class="value">${value}</div>
+    ${more && html`<div class="more">${more}</div>`}
+  </div>`;
 }
 
 /** Names and values; empty values are left out. */
@@ -119,7 +141,9 @@ export function Copy({ text, label = "Copy", small = true, quiet = false }) {
     }
     setTimeout(() => setSaid(""), 1_500);
   }
-  return html`<button type="button" class=${`${small ? "small" : ""} ${quiet ? "quiet" : ""}`} onClick=${copy}><span aria-live="polite">${said || label}</span></button>`;
+  return html`<button type="button" class=${`${small ? "small" : ""} ${quiet ? "quiet" : ""}`} onClick=${copy}>
+    <span aria-live="polite">${said || label}</span>
+  </button>`;
 }
 
 const toasts = signal([]);
@@ -134,5 +158,7 @@ export function say(text) {
 }
 
 export function Toasts() {
-  return html`<div class="toasts" role="status" aria-live="polite">${toasts.value.map((toast) => html`<div class="toast">${shown(toast.text)}</div>`)}</div>`;
+  return html`<div class="toasts" role="status" aria-live="polite">
+    ${toasts.value.map((toast) => html`<div class="toast">${shown(toast.text)}</div>`)}
+  </div>`;
 }

@@ -34,7 +34,12 @@ function optionsOf(lines, format, size) {
     cursor: { drag: { setScale: false }, points: { size: 6 } },
     scales: { y: { range: (_, min, max) => [0, Math.max(max, 1)] } },
     axes: [{ ...axis, space: 70 }, { ...axis, size: 52, space: 30, values: (_, values) => values.map(format) }],
-    series: [{}, ...lines.map((line) => ({ label: line.name, stroke: colour(line.colour), width: 1.75, points: { show: false } }))],
+    series: [{}, ...lines.map((line) => ({
+      label: line.name,
+      stroke: colour(line.colour),
+      width: 1.75,
+      points: { show: false },
+    }))],
   };
 }
 
@@ -66,6 +71,8 @@ export function Chart({ label, lines, columns, format = String }) {
   const said = lines.map((line) => `${line.name} ${line.now}`).join(", ");
   return html`<figure class="chart">
     <div class="plot" ref=${box} role="img" aria-label=${`${label}: ${said}`}></div>
-    <figcaption><ul class="legend">${lines.map((line) => html`<li class=${line.colour}><i></i>${line.name} <b>${line.now}</b></li>`)}</ul></figcaption>
+    <figcaption><ul class="legend">
+      ${lines.map((line) => html`<li class=${line.colour}><i></i>${line.name} <b>${line.now}</b></li>`)}
+    </ul></figcaption>
   </figure>`;
 }

@@ -14,7 +14,10 @@ export function Dialog({ title, onClose, footer, children }) {
     event.preventDefault();
     onClose();
   }}>
-    <header><h2 id="dialog-title">${title}</h2><button type="button" class="quiet" onClick=${onClose} aria-label="Close">✕</button></header>
+    <header>
+      <h2 id="dialog-title">${title}</h2>
+      <button type="button" class="quiet" onClick=${onClose} aria-label="Close">✕</button>
+    </header>
     <div class="body">${children}</div>
     ${footer && html`<footer>${footer}</footer>`}
   </dialog>`;

@@ -69,7 +69,8 @@ function Search() {
   }
   return html`<form class="search" role="search" onSubmit=${submit}>
     <label class="unseen" for="search">Search for a pipeline or a task's id</label>
-    <input id="search" name="text" type="search" placeholder="Pipeline or task id" autocomplete="off" spellcheck="false" maxlength="200" onInput=${() => setSaid("")} />
+    <input id="search" name="text" type="search" placeholder="Pipeline or task id" autocomplete="off" spellcheck="false"
+      maxlength="200" onInput=${() => setSaid("")} />
     <kbd aria-hidden="true">/</kbd>
     <p class="small soft" role="status">${said}</p>
   </form>`;
@@ -86,21 +87,31 @@ function Help() {
   const close = () => {
     helping.value = false;
   };
+  const keys = (text) => text.split(/\s+/).map((key) => html`<kbd>${key}</kbd> `);
   return html`<${Dialog} title="Keys" onClose=${close}>
-    <div class="pages-help"><dl>${KEYS.map(([key, does]) => html`<dt>${key.split(" ").map((one) => html`<kbd>${one}</kbd> `)}</dt><dd>${does}</dd>`)}</dl></div>
-    <p class="soft small">Everything here is also in the HTTP API below <code>/api</code>, and in the command line: <code>workload --help</code>.</p>
+    <dl class="keys">${KEYS.map(([text, does]) => html`<dt>${keys(text)}</dt><dd>${does}</dd>`)}</dl>
+    <p class="soft small">Everything here is also in the HTTP API below <code>/api</code>, and in the command line:${" "}
+      <code>workload --help</code>.</p>
   <//>`;
 }
 
+function Mark() {
+  return html`<svg viewBox="0 0 32 32" aria-hidden="true">
+    <rect width="32" height="32" rx="8" fill="#4f57c9" />
+    <path d="M7 10h12M7 16h18M7 22h8" stroke="#fff" stroke-width="3.2" stroke-linecap="round" />
+  </svg>`;
+}
+
 export function Frame({ children }) {
+  const link = ({ key, path, name }) => html`<a href=${path} aria-current=${isHere(path) ? "page" : undefined}>
+    ${name}<kbd aria-hidden="true">g ${key}</kbd>
+  </a>`;
   return html`<div class="frame">
     <a class="skip" href="#main">Skip to the page</a>
     <div class="side">
-      <a class="brand" href="/"><svg viewBox="0 0 32 32" aria-hidden="true"><rect width="32" height="32" rx="8" fill="#4f57c9" /><path d="M7 10h12M7 16h18M7 22h8" stroke="#fff" stroke-width="3.2" stroke-linecap="round" /></svg>Workload</a>
+      <a class="brand" href="/"><${Mark} />Workload</a>
       <${Search} />
-      <nav class="nav" aria-label="Pages">${PLACES.map(
-        ({ key, path, name }) => html`<a href=${path} aria-current=${isHere(path) ? "page" : undefined}>${name}<kbd aria-hidden="true">g ${key}</kbd></a>`,
-      )}</nav>
+      <nav class="nav" aria-label="Pages">${PLACES.map(link)}</nav>
       <div class="foot">
         <button type="button" class="quiet small" onClick=${turnTheme}>${theme.value === "dark" ? "Light" : "Dark"}</button>
         <button type="button" class="quiet small" onClick=${() => { helping.value = true; }}>Keys</button>

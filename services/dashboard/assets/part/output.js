@@ -31,7 +31,7 @@ export function Text({ text, label, name = "output.txt", type = "text/plain", at
   const max = whole ? DRAWN_MAX : FIRST_MAX;
   const isCut = text.length > max;
   const drawn = (isCut ? (atEnd ? text.slice(-max) : text.slice(0, max)) : text).toWellFormed();
-  const parts = useMemo(() => (coloured && drawn.length <= COLOURED_MAX ? tokens(drawn) : null), [drawn, coloured]);
+  const parts = useMemo(() => (coloured && drawn.length <= COLOURED_MAX ? tokens(drawn) : undefined), [drawn, coloured]);
   const isWide = useMemo(() => LONG_LINE.test(drawn), [drawn]);
   useEffect(() => {
     if (atEnd && follows.current) box.current.scrollTop = box.current.scrollHeight;
@@ -40,18 +40,21 @@ export function Text({ text, label, name = "output.txt", type = "text/plain", at
     const { scrollTop, scrollHeight, clientHeight } = box.current;
     follows.current = scrollHeight - scrollTop - clientHeight < 24;
   };
+  const part = `${atEnd ? "the last" : "the first"} ${count(max)} of ${count(text.length)} characters`;
+  const look = `text theirs ${coloured ? "json" : ""} ${wraps ? "" : "straight"}`;
+  const turn = () => setWraps(!wraps);
   return html`<div>
     <div class="over">
-      <span>${label} · ${isCut ? `${atEnd ? "the last" : "the first"} ${count(max)} of ${count(text.length)} characters` : bytes(text.length)}</span>
+      <span>${label} · ${isCut ? part : bytes(text.length)}</span>
       <span class="actions">
         ${isCut && !whole && html`<button type="button" class="quiet small" onClick=${() => setWhole(true)}>Show all</button>`}
-        ${isWide && html`<button type="button" class="quiet small" aria-pressed=${wraps} onClick=${() => setWraps(!wraps)}>Wrap</button>`}
+        ${isWide && html`<button type="button" class="quiet small" aria-pressed=${wraps} onClick=${turn}>Wrap</button>`}
         ${isCut && html`<button type="button" class="quiet small" onClick=${() => save(text, name, type)}>Save</button>`}
         <${Copy} text=${text} quiet />
       </span>
     </div>
-    <pre ref=${box} onScroll=${scrolled} class=${`text theirs ${coloured ? "json" : ""} ${wraps ? "" : "straight"}`} tabindex="0" role="group" aria-label=${label}>${
-      parts ? parts.map(({ kind, text: part }) => (kind ? html`<span class=${kind}>${part}</span>` : part)) : drawn
+    <pre ref=${box} onScroll=${scrolled} class=${look} tabindex="0" role="group" aria-label=${label}>${
+      parts?.map((token) => (token.kind ? html`<span class=${token.kind}>${token.text}</span>` : token.text)) ?? drawn
     }</pre>
   </div>`;
 }

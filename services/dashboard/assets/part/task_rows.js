@@ -6,6 +6,7 @@ import { now } from "../core/live.js";
 import { href } from "../core/router.js";
 import { State, Theirs, Time } from "./basics.js";
 import { PipelineLink } from "./frame.js";
+import { Cell, Table } from "./table.js";
 
 /** How long it ran, or runs since. */
 export function tookMs(task) {
@@ -24,20 +25,24 @@ function noteOf(task) {
   return "";
 }
 
+function Row({ task, withPipeline }) {
+  const note = noteOf(task);
+  const path = href.task(task.application, task.id);
+  return html`<tr data-href=${path}>
+    <${Cell} name="State"><${State} name=${task.state} /><//>
+    <${Cell} name="Task"><a class="mono" href=${path}>${task.id}</a><//>
+    ${withPipeline &&
+    html`<${Cell} name="Pipeline" kind="name"><${PipelineLink} app=${task.application} name=${task.pipeline} /><//>`}
+    <${Cell} name="Attempt" kind="name">${task.attempt} of ${task.max_attempts}<//>
+    <${Cell} name="Accepted"><${Time} at=${task.accepted_at} /><//>
+    <${Cell} name="Took" kind="number">${task.started_at && duration(tookMs(task))}<//>
+    <${Cell} name="Note" kind="wide">${note && html`<span class="clip"><${Theirs} text=${note} max=${240} /></span>`}<//>
+  </tr>`;
+}
+
 export function TaskRows({ tasks, withPipeline }) {
-  return html`<div class="scroll" tabindex="0" role="group" aria-label="Tasks"><table class="rows folds">
-    <thead><tr><th>State</th><th>Task</th>${withPipeline && html`<th>Pipeline</th>`}<th>Attempt</th><th>Accepted</th><th class="number">Took</th><th>Note</th></tr></thead>
-    <tbody>${tasks.map((task) => {
-      const note = noteOf(task);
-      return html`<tr key=${task.id} data-href=${href.task(task.application, task.id)}>
-        <td data-name="State"><${State} name=${task.state} /></td>
-        <td data-name="Task"><a class="mono" href=${href.task(task.application, task.id)}>${task.id}</a></td>
-        ${withPipeline && html`<td data-name="Pipeline" class="name"><${PipelineLink} app=${task.application} name=${task.pipeline} /></td>`}
-        <td data-name="Attempt"><span class="nowrap">${task.attempt} of ${task.max_attempts}</span></td>
-        <td data-name="Accepted"><${Time} at=${task.accepted_at} /></td>
-        <td data-name="Took" class="number">${task.started_at && html`<span>${duration(tookMs(task))}</span>`}</td>
-        <td data-name="Note" class="wide">${note && html`<span class="clip"><${Theirs} text=${note} max=${240} /></span>`}</td>
-      </tr>`;
-    })}</tbody>
-  </table></div>`;
+  const columns = ["State", "Task", ...(withPipeline ? ["Pipeline"] : []), "Attempt", "Accepted", "#Took", "Note"];
+  return html`<${Table} label="Tasks" columns=${columns}>
+    ${tasks.map((task) => html`<${Row} key=${task.id} task=${task} withPipeline=${withPipeline} />`)}
+  <//>`;
 }

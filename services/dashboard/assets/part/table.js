@@ -1,0 +1,20 @@
+// Tables: rows on a wide page, small cards on a phone, where each value stands under its column's name.
+
+import { html } from "../core/html.js";
+
+/** `columns` are names; one that begins with # is of numbers. */
+export function Table({ label, columns, children }) {
+  const head = (name) => (name.startsWith("#") ? html`<th class="number">${name.slice(1)}</th>` : html`<th>${name}</th>`);
+  return html`<div class="scroll" tabindex="0" role="group" aria-label=${label}>
+    <table class="rows folds">
+      <thead><tr>${columns.map(head)}</tr></thead>
+      <tbody>${children}</tbody>
+    </table>
+  </div>`;
+}
+
+/** A value under its column's name; nothing at all where there is none. */
+export function Cell({ name, kind = "", children }) {
+  const isEmpty = [children].flat().every((child) => child === null || child === undefined || child === false || child === "");
+  return html`<td data-name=${name} class=${kind}>${!isEmpty && html`<span>${children}</span>`}</td>`;
+}
