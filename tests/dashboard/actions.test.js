@@ -51,7 +51,8 @@ test("older pages are reached and left by the address", async () => {
   const pipelines = "/applications/shop/pipelines";
   await dev.call("POST", pipelines, { name, pipeline: [{ executor: "echo", commands: ["echo {{i}}"] }] });
   for (let i = 0; i < 60; i += 1) await dev.call("POST", `${pipelines}/${name}`, { i });
-  await until("all have ended", async () => (await dev.call("GET", `${pipelines}/${name}/tasks?state=completed&limit=1000`)).tasks.length === 60);
+  const ended = () => dev.call("GET", `${pipelines}/${name}/tasks?state=completed&limit=1000`);
+  await until("all have ended", async () => (await ended()).tasks.length === 60);
   const page = await openPage(browser, dev, "/tasks?pipeline=shop%2Fpaged");
   const rows = page.locator("tbody tr");
   await rows.first().waitFor();

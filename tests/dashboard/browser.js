@@ -64,8 +64,10 @@ export async function closePage(page) {
 export async function assertFits(page) {
   const over = await page.evaluate(() => {
     const all = [...document.querySelectorAll("body *")];
-    const beyond = all.filter((one) => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest(".scroll, pre, .unseen, svg, .plot"));
-    return { by: document.documentElement.scrollWidth - innerWidth, elements: beyond.map((one) => one.outerHTML.slice(0, 120)) };
+    const isOver = (one) => one.getBoundingClientRect().right > innerWidth + 1;
+    const beyond = all.filter((one) => isOver(one) && !one.closest(".scroll, pre, .unseen, svg, .plot"));
+    const elements = beyond.map((one) => one.outerHTML.slice(0, 120));
+    return { by: document.documentElement.scrollWidth - innerWidth, elements };
   });
   assert.ok(over.by <= 0, `the page is ${over.by} pixels too wide: ${over.elements.join("\n")}`);
   assert.deepEqual(over.elements, [], "these reach beyond the page");
@@ -76,6 +78,7 @@ export async function assertAccessible(page) {
   await page.evaluate(AXE);
   const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
   const grave = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
-  const told = grave.map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map((node) => `${node.html} ${node.failureSummary}`).join(" | ")}`);
+  const tell = ({ html, failureSummary }) => `${html} ${failureSummary}`;
+  const told = grave.map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(tell).join(" | ")}`);
   assert.deepEqual(told, []);
 }

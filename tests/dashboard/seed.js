@@ -43,8 +43,9 @@ export async function seed(dev) {
   await dev.call("POST", `${PIPELINES}/held/pause`, { by: "<b>mallory</b>", reason: HOSTILE.slice(0, 250) });
   const ids = { done: await submit("hello", { name: "world" }, { metadata: { customer: "a-17", note: "<i>x</i>" }, priority: 7 }) };
   for (const name of ["Ada", "Grace", "Edsger", "Barbara"]) await submit("hello", { name });
-  ids.hostile = await submit("hello", { name: HOSTILE, "<b>key</b>": HOSTILE, big: 1 }, { metadata: { "<u>name</u>": HOSTILE.slice(0, 200) } });
-  ids.deep = await submit("hello", { name: "deep", deep: deep(60), exact: "see below", list: [null, true, false, 1.5] });
+  const metadata = { "<u>name</u>": HOSTILE.slice(0, 200) };
+  ids.hostile = await submit("hello", { name: HOSTILE, "<b>key</b>": HOSTILE }, { metadata });
+  ids.deep = await submit("hello", { name: "deep", deep: deep(60), list: [null, true, false, 1.5] });
   ids.dead = await submit("fails", { path: "/does/not/exist" });
   for (const path of ["/also/missing", "/and/this"]) await submit("fails", { path });
   ids.deadHostile = await submit("fails", { path: `/${HOSTILE.slice(0, 150)}` });
