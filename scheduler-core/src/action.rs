@@ -13,6 +13,7 @@ use crate::{
         log::NewTask,
         store::{DuePage, KeyedPage, ShardFlush, StoredTask},
     },
+    survey::Survey,
 };
 
 /// Names a call that waits for an answer.
@@ -29,6 +30,8 @@ pub enum Action {
     Flush(u16, Arc<[ShardFlush]>),
     /// Wake who waits for these tasks: they ended, durably.
     Ended(Vec<TaskId>),
+    /// Wake who waits for a change of these tasks: they are shown otherwise than before.
+    Changed(Vec<TaskId>),
     /// Claim these shards, then find the bounds of their logs, in this order: a record that an earlier
     /// owner may have leased must lie below the end that is found. Then `Event::Claimed` for each.
     Claim(Vec<ShardId>),
@@ -84,6 +87,8 @@ pub enum Answer {
     Seen(Seen),
     /// To a question about shards.
     Counted(Counts),
+    /// To a look at shards and workers.
+    Surveyed(Survey),
 }
 
 /// Where a task was found.

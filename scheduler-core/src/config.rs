@@ -65,6 +65,8 @@ pub struct Config {
     pub pollers_max: usize,
     /// Calls that wait for an answer at once.
     pub calls_max: usize,
+    /// Tasks and pipelines that are followed at once, by all callers of this process together.
+    pub watches_max: usize,
 }
 
 impl Default for Config {
@@ -97,6 +99,7 @@ impl Default for Config {
             settled_max: 16_384,
             pollers_max: 20_000,
             calls_max: 100_000,
+            watches_max: 1_000,
         }
     }
 }
@@ -161,6 +164,10 @@ impl Config {
         check(
             self.pollers_max > 0 && self.calls_max > 0,
             "pollers_max and calls_max must be at least 1",
+        );
+        check(
+            (1..=1_000_000).contains(&self.watches_max),
+            "watches_max must be 1 to 1000000",
         );
         let mut weights = self.tenant_weights.values();
         check(

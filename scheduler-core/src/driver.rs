@@ -24,12 +24,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub(crate) use self::calls::Reply;
 pub use self::clock::SystemClock;
 use crate::{
-    Config, Error, Slot, TaskId,
+    Config, Error, Slot, TaskId, Timestamp,
     action::Answer,
     explain::Tally,
     member::{Call, Event, Load},
     port::{Clock, TaskStore},
-    scheduler::Ports,
+    scheduler::{Ports, roster::Roster},
 };
 
 /// Where an answer will arrive. Dropped, it gives back what a poll was granted meanwhile.
@@ -64,6 +64,8 @@ enum Input {
     Call(Call, u32, Reply),
     /// Wake the sender when this task has ended, durably.
     Watch(TaskId, oneshot::Sender<()>),
+    /// Wake the sender when this task is shown otherwise than before.
+    WatchChange(TaskId, oneshot::Sender<()>),
 }
 
 /// How the driver stands, for probes.
@@ -85,6 +87,10 @@ pub(crate) struct Handle {
     stopped: watch::Receiver<bool>,
     store: Arc<dyn TaskStore>,
     clock: Arc<dyn Clock>,
+    address: Arc<str>,
+    started_at: Timestamp,
+    /// Workers that are connected to this process.
+    roster: Arc<Mutex<Roster>>,
 }
 
 impl Handle {
@@ -96,6 +102,7 @@ impl Handle {
         let (stopped_tx, stopped) = watch::channel(false);
         let health = Arc::new(Health::default());
         let (store, clock) = (Arc::clone(&ports.store), Arc::clone(&ports.clock));
+        let address = config.address.as_str().into();
         let turn = turn::Turns::new(
             config,
             ports,
@@ -110,8 +117,21 @@ impl Handle {
             health,
             stopped,
             store,
+            address,
+            started_at: clock.now(),
+            roster: Arc::default(),
             clock,
         }
+    }
+
+    /// Where others reach the member.
+    pub(crate) fn address(&self) -> Arc<str> {
+        Arc::clone(&self.address)
+    }
+
+    /// The workers of this process.
+    pub(crate) fn roster(&self) -> &Arc<Mutex<Roster>> {
+        &self.roster
     }
 
     /// Asks the member and waits for all `n_parts` of its answer.
@@ -151,6 +171,15 @@ impl Handle {
         let (wake, woken) = oneshot::channel();
         self.inputs
             .try_send(Input::Watch(id, wake))
+            .map_err(|_| overloaded())?;
+        Ok(woken)
+    }
+
+    /// Tells when a task is shown otherwise than before.
+    fn watch_change(&self, id: TaskId) -> Result<oneshot::Receiver<()>, Error> {
+        let (wake, woken) = oneshot::channel();
+        self.inputs
+            .try_send(Input::WatchChange(id, wake))
             .map_err(|_| overloaded())?;
         Ok(woken)
     }

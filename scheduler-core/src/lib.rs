@@ -66,6 +66,7 @@ pub mod port;
 #[cfg(feature = "driver")]
 mod scheduler;
 pub mod shard;
+pub mod survey;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -74,8 +75,9 @@ pub mod watermark;
 
 #[cfg(feature = "driver")]
 pub use self::scheduler::{
-    BulkCancel, CancelMany, CancelPreview, Deleted, FrontPorts, Halted, Ports, Redrive,
-    RedriveMany, Redriving, Scheduler,
+    BulkCancel, CancelMany, CancelPreview, Deleted, FrontPorts, Halted, MemberStanding,
+    PipelineEvent, PipelineStats, PipelineWatch, Ports, Redrive, RedriveMany, Redriving, Scheduler,
+    ShardStanding, TaskChanges, TaskWatch, WorkerStanding, Workers,
 };
 pub use self::{
     call::{

@@ -37,6 +37,7 @@ use crate::{
         store::{Claimed, DueTasks, Flushed, KeyRow, KeyedTasks},
     },
     shard::{Loaded, Shard},
+    survey::Ask,
 };
 
 /// What happens to a member.
@@ -86,6 +87,8 @@ pub enum Event {
     ),
     /// A call.
     Call(CallId, Call),
+    /// Somebody waits for a change of a task of this shard.
+    Watched(ShardId),
     /// The caller of a poll or a question has gone.
     PollGone(CallId),
     /// These leases never reached their worker.
@@ -119,6 +122,8 @@ pub enum Call {
     See(Vec<TaskId>),
     /// How many tasks of these shards are where, and which are in memory.
     Count(Vec<ShardId>, Option<InMemory>),
+    /// How shards stand, and what changed in them.
+    Survey(Ask),
 }
 
 /// A call, or a part of one, for a shard that is being claimed.
@@ -235,6 +240,7 @@ impl Member {
                 });
             }
             Event::Call(id, call) => self.call(id, call, now, out),
+            Event::Watched(id) => self.with_shard(id, now, |shard| shard.watch(now)),
             Event::PollGone(call) => {
                 self.dispatcher.gone(call);
                 self.seekers.take(call);
@@ -266,7 +272,7 @@ impl Member {
         self.run_claims(now, out);
         self.run_releases(now, out);
         self.answer_seekers(now, proven, out);
-        self.note_touched();
+        self.note_touched(now, out);
     }
 
     /// When [`settle`](Self::settle) has something to do next, if no event comes before.
@@ -376,10 +382,15 @@ impl Member {
         }
     }
 
-    /// Notes for each touched shard when it wants to be woken, and whether it wants more from its log.
-    fn note_touched(&mut self) {
+    /// Notes for each touched shard when it wants to be woken, and whether it wants more from its log; and tells what has
+    /// changed in it.
+    fn note_touched(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         while let Some(id) = self.touched.pop_first() {
-            let is_hungry = self.shards.get_mut(&id).is_some_and(Shard::has_appetite);
+            let mut is_hungry = false;
+            if let Some(shard) = self.shards.get_mut(&id) {
+                is_hungry = shard.has_appetite();
+                shard.tell_changes(now, out);
+            }
             let changed = if is_hungry {
                 self.hungry.insert(id)
             } else {

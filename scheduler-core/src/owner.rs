@@ -5,11 +5,14 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    CancelProgress, CancelRequest, Error, IdempotencyKey, Outcome, PipelineNumber, ShardId, TaskId,
+    CancelProgress, CancelRequest, Error, IdempotencyKey, Outcome, PipelineNumber, ShardId,
+    StateName, TaskId,
     action::{Counts, Seen},
     call::{Beat, Held, Leased, Poll},
     member::{AllNews, InMemory, Sought},
     port::log::NewTask,
+    survey::{Ask, MemberState, Survey},
+    task::fnv1a,
 };
 
 /// A member as others reach it: it answers for the shards that it owns, and forwards nothing.
@@ -72,6 +75,26 @@ pub trait Owner: Debug + Send + Sync {
     /// # Cancel safety
     /// Dropping it has no effect.
     async fn await_end(&self, id: TaskId, wait: Duration) -> Result<(), Error>;
+
+    /// Waits until a task in memory shows another [shape](shape_of) than `known`, or leaves or enters memory, or the
+    /// time is over; which of them, a look at the task tells. It may be answered early.
+    ///
+    /// # Cancel safety
+    /// Dropping it has no effect.
+    async fn await_change(&self, id: TaskId, known: u64, wait: Duration) -> Result<(), Error>;
+
+    /// How shards stand, and which workers are connected.
+    async fn survey(&self, ask: Ask) -> Result<Survey, Error>;
+
+    /// What it says of itself.
+    async fn describe(&self) -> Result<MemberState, Error>;
+}
+
+/// What of a task changes often and is shown to those who watch it, in short: its state, attempt and progress.
+#[must_use]
+pub fn shape_of(state: StateName, attempt: u32, progress: Option<&[u8]>) -> u64 {
+    let head = state.as_str().bytes().chain(attempt.to_be_bytes());
+    fnv1a(head.chain(progress.unwrap_or_default().iter().copied()))
 }
 
 /// Reaches other members by the address that they gave with their claims.

@@ -3,13 +3,16 @@
 mod cancel;
 mod deletion;
 mod directory;
+mod follow;
 mod gather;
 mod operate;
 mod pipelines;
 mod read;
 mod redrive;
+pub(crate) mod roster;
 mod route;
 mod submit;
+mod survey;
 mod work;
 
 use std::{
@@ -18,16 +21,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use self::{
     cancel::{BulkCancel, CancelMany, CancelPreview},
     deletion::Deleted,
+    follow::{PipelineEvent, PipelineWatch, TaskChanges, TaskWatch},
     redrive::{Halted, Redrive, RedriveMany, Redriving},
+    survey::{MemberStanding, PipelineStats, ShardStanding, WorkerStanding, Workers},
 };
 use self::{
     directory::{Directory, Logs},
+    follow::Hubs,
     gather::Gather,
+    roster::Roster,
     route::Route,
 };
 use crate::{
@@ -104,6 +111,11 @@ struct Shared {
     closed: Mutex<BTreeMap<PipelineNumber, Vec<Bounds>>>,
     /// Spreads tasks without a key evenly over partitions.
     next_partition: AtomicU64,
+    /// Workers that are connected to this process.
+    roster: Arc<Mutex<Roster>>,
+    /// Places of those who follow tasks and pipelines.
+    watches: Arc<Semaphore>,
+    hubs: Hubs,
 }
 
 impl Scheduler {
@@ -156,7 +168,11 @@ impl Scheduler {
             let (here, clock) = (driver.clone(), Arc::clone(&ports.clock));
             Gather::new(&config, here, Arc::clone(there), clock)
         });
+        let roster = driver.as_ref().map(|driver| Arc::clone(driver.roster()));
         let shared = Arc::new(Shared {
+            watches: Arc::new(Semaphore::new(config.watches_max)),
+            roster: roster.unwrap_or_default(),
+            hubs: Hubs::default(),
             config,
             ports,
             driver,

@@ -6,6 +6,7 @@
 mod ack;
 mod cancel;
 mod explain;
+mod journal;
 mod key;
 mod lease;
 pub(crate) mod limit;
@@ -28,6 +29,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use self::{
     cancel::Cancels,
+    journal::Journal,
     key::KeyState,
     limit::{Closed, Gauge},
     load::Loading,
@@ -100,6 +102,7 @@ pub struct Shard {
     fresh: VecDeque<(SlotRef, LeaseToken)>,
     n_running: usize,
     service: Service,
+    journal: Journal,
 
     saves: Saves,
     keys: BTreeMap<IdempotencyKey, KeyState>,
@@ -164,6 +167,7 @@ impl Shard {
             fresh: VecDeque::new(),
             n_running: 0,
             service: Service::default(),
+            journal: Journal::new(claimed.watermark, now),
             saves: Saves::new(claimed.watermark, now),
             keys: BTreeMap::new(),
             unfound: Vec::new(),
@@ -344,6 +348,7 @@ impl Shard {
         out: &mut Vec<Action>,
     ) {
         let (offset, accepted_at) = (record.offset, record.accepted_at);
+        self.journal.read_at = Some(accepted_at);
         match record.body {
             RecordBody::Task(submitted) => {
                 let task = Task::accepted(offset, accepted_at, submitted, now);
@@ -355,6 +360,7 @@ impl Shard {
                     entry.hold = Hold::Key;
                 }
                 let at = self.insert(entry, now);
+                self.window.note_changed(at, true);
                 self.join_key(at);
                 match key {
                     Some(key) => self.check_key(at, offset, key, now, out),
@@ -367,9 +373,11 @@ impl Shard {
                     options: None,
                     traceparent: None,
                 };
-                let mut task = Task::accepted(offset, accepted_at, submitted, now);
-                task.discard_malformed(&reason, now);
-                let at = self.insert(Entry::new(task), now);
+                let task = Task::accepted(offset, accepted_at, submitted, now);
+                let mut entry = Entry::new(task);
+                entry.task.discard_malformed(&reason, now);
+                let at = self.insert(entry, now);
+                self.window.note_changed(at, true);
                 self.save_later(at);
             }
         }

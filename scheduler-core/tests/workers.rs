@@ -21,6 +21,7 @@ use scheduler_core::{
     memory::{self, ManualClock},
     owner::{Owner, Peers},
     port::{Clock, Placement, PortError, log::NewTask, placement::PlacementEvent},
+    survey::{Ask, MemberState, Survey},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -130,6 +131,18 @@ impl Owner for Counted {
 
     async fn await_end(&self, id: TaskId, wait: Duration) -> Result<(), Error> {
         self.member.await_end(id, wait).await
+    }
+
+    async fn await_change(&self, id: TaskId, known: u64, wait: Duration) -> Result<(), Error> {
+        self.member.await_change(id, known, wait).await
+    }
+
+    async fn survey(&self, ask: Ask) -> Result<Survey, Error> {
+        self.member.survey(ask).await
+    }
+
+    async fn describe(&self) -> Result<MemberState, Error> {
+        self.member.describe().await
     }
 }
 

@@ -8,6 +8,8 @@ mod member;
 mod pipeline;
 mod redrive;
 mod seek;
+mod standing;
+mod survey;
 mod task;
 mod time;
 mod worker;

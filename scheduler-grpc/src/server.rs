@@ -2,11 +2,14 @@
 //! answered only where there is a member.
 
 mod application;
+mod cluster;
 mod deadline;
+mod follow;
 mod member;
 mod pipeline;
 mod task;
 mod tenant;
+
 mod work;
 mod worker;
 
@@ -25,8 +28,9 @@ use crate::{
     CONNECTION_WINDOW, DESCRIPTORS, STREAM_WINDOW,
     pb::{
         application_service_server::ApplicationServiceServer,
-        member_service_server::MemberServiceServer, pipeline_service_server::PipelineServiceServer,
-        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
+        cluster_service_server::ClusterServiceServer, member_service_server::MemberServiceServer,
+        pipeline_service_server::PipelineServiceServer, task_service_server::TaskServiceServer,
+        worker_service_server::WorkerServiceServer,
     },
     status::to_status,
 };
@@ -189,6 +193,10 @@ impl Services {
                 pipeline::PipelineServer(shared_by())
             ))
             .add_service(limited!(
+                ClusterServiceServer,
+                cluster::ClusterServer(shared_by())
+            ))
+            .add_service(limited!(
                 WorkerServiceServer,
                 worker::WorkerServer(shared_by())
             ));
@@ -303,6 +311,7 @@ impl Closer {
             "workload.v1.TaskService",
             "workload.v1.ApplicationService",
             "workload.v1.PipelineService",
+            "workload.v1.ClusterService",
             "workload.v1.WorkerService",
         ] {
             self.health.set_service_status(service, status).await;

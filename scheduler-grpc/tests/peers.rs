@@ -4,9 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use scheduler_core::{
-    CancelFilter, CancelMany, Config, Deleted, Error, FrontPorts, Heartbeat, Held, Leased,
-    ListTasks, Outcome, PipelinePath, PipelineSpec, Poll, Report, Scheduler, StateName, Submit,
-    TaskOptions, memory,
+    CancelFilter, CancelMany, Config, Deleted, Error, Failure, FrontPorts, Heartbeat, Held, Leased,
+    ListTasks, Outcome, PipelineEvent, PipelinePath, PipelineSpec, Poll, Report, Scheduler,
+    StateName, Submit, TaskOptions, memory,
 };
 use scheduler_grpc::{
     client::MemberClients,
@@ -233,4 +233,124 @@ async fn a_member_that_is_away_is_told() {
         matches!(refused, Err(Error::Unavailable { .. })),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn what_a_member_knows_of_shards_and_workers_reaches_a_front() {
+    let Processes {
+        member,
+        front,
+        path,
+        stop: _until_the_end,
+        ..
+    } = start().await;
+    let tenant = &path.tenant;
+    for _ in 0..3 {
+        front.submit(&path, with_key("k")).await.unwrap();
+    }
+    let held = member
+        .lease(&path, Poll::new("w".try_into().unwrap(), 1))
+        .await
+        .unwrap();
+    let failure = Failure {
+        code: "http".try_into().unwrap(),
+        message: "GET /orders/17: 503".to_owned(),
+        retryable: true,
+        detail: "".into(),
+    };
+    let report = Report {
+        id: held.tasks[0].id,
+        token: held.tasks[0].token,
+        outcome: Outcome::Failed(failure),
+    };
+    front.report(tenant, report).await.unwrap();
+    let idle = tokio::spawn({
+        let (member, path) = (member.clone(), path.clone());
+        let poll = Poll {
+            labels: ["gpu".try_into().unwrap()].into(),
+            ..Poll::new("idle".try_into().unwrap(), 0)
+        };
+        async move { member.lease(&path, poll).await }
+    });
+    let both = async {
+        loop {
+            // As its process sees itself, and over the wire.
+            let (here, there) = (member.stats(&path).await, front.stats(&path).await);
+            let here = here.unwrap();
+            assert_eq!(here.totals.n_failed, 1);
+            let (one, other) = (member.shards(&path).await, front.shards(&path).await);
+            assert!(one.unwrap().iter().all(|shard| shard.seen.is_some()));
+            let (ours, theirs) = (member.workers(&path).await, front.workers(&path).await);
+            let ours = ours.unwrap();
+            let is_whole = ours.list.len() == 2 && ours.list[0].is_polling;
+            // It may have changed between the two looks.
+            let other = other.unwrap();
+            let one = member.shards(&path).await.unwrap();
+            if is_whole && Ok(here) == there && Ok(ours) == theirs && one == other {
+                return other;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let shards = tokio::time::timeout(SOON, both).await.unwrap();
+    assert_eq!(shards.len(), 4);
+    let members = front.members().await.unwrap();
+    let state = members[0].state.as_ref().unwrap();
+    assert_eq!((members.len(), &*members[0].address), (1, &*state.address));
+    let same = member.members().await.unwrap();
+    let same = same[0].state.as_ref().unwrap();
+    assert_eq!(same.started_at, state.started_at);
+    assert_eq!((state.load.n_shards, &state.unready), (4, &None));
+    idle.abort();
+}
+
+#[tokio::test]
+async fn a_task_and_a_pipeline_are_followed_from_a_front() {
+    let Processes {
+        member,
+        front,
+        path,
+        stop,
+        serving,
+    } = start().await;
+    let tenant = &path.tenant;
+    let mut pipeline = front.watch_pipeline(&path).unwrap();
+    let first = pipeline.next().await.unwrap();
+    assert!(matches!(first, Some(PipelineEvent::Stats(_))));
+    let id = front.submit(&path, with_key("k")).await.unwrap().id;
+    let mut watch = front.watch_task(tenant, id, None).await.unwrap();
+    let (mut states, mut told) = (Vec::new(), Vec::new());
+    let follow = async {
+        while let Some(view) = watch.next().await.unwrap() {
+            states.push(view.state);
+            if states.len() > 1 {
+                continue;
+            }
+            let poll = Poll::new("w".try_into().unwrap(), 1);
+            let task = member.lease(&path, poll).await.unwrap().tasks.remove(0);
+            let report = Report {
+                id: task.id,
+                token: task.token,
+                outcome: Outcome::Completed { result: "1".into() },
+            };
+            member.report(tenant, report).await.unwrap();
+        }
+        while told.len() < 3 {
+            if let Some(PipelineEvent::Changes(changes)) = pipeline.next().await.unwrap() {
+                assert_eq!(changes.n_missed, 0);
+                told.extend(changes.list.iter().map(|change| change.state));
+            }
+        }
+    };
+    tokio::time::timeout(SOON, follow).await.unwrap();
+    assert_eq!(states.first(), Some(&StateName::Available));
+    assert_eq!(states.last(), Some(&StateName::Completed));
+    let life = [
+        StateName::Available,
+        StateName::Running,
+        StateName::Completed,
+    ];
+    assert_eq!(told, life);
+    stop.send(()).unwrap();
+    serving.await.unwrap();
 }

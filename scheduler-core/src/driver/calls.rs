@@ -92,7 +92,7 @@ pub(super) fn ungranted(answers: impl Iterator<Item = Answer>) -> Option<Event> 
     (!tasks.is_empty()).then_some(Event::Ungranted(tasks))
 }
 
-/// Who waits for tasks to end.
+/// Who waits for tasks to end, or to change.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
     by_task: FxHashMap<TaskId, Vec<oneshot::Sender<()>>>,
@@ -119,7 +119,7 @@ impl Watched {
         }
     }
 
-    pub(super) fn ended(&mut self, ids: &[TaskId]) {
+    pub(super) fn wake(&mut self, ids: &[TaskId]) {
         if self.by_task.is_empty() {
             return;
         }
@@ -155,7 +155,7 @@ mod tests {
             watched.add(id, oneshot::channel().0, 1_000);
         }
         assert!(watched.by_task[&id].len() <= 128);
-        watched.ended(&[id]);
+        watched.wake(&[id]);
         assert_eq!(waits.try_recv(), Ok(()));
         assert_eq!(watched.n, 0);
     }

@@ -1,6 +1,6 @@
 //! The driver as an owner: the calls of other processes, which it never forwards.
 
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 
 use async_trait::async_trait;
 
@@ -10,12 +10,13 @@ use crate::{
     action::{Answer, Counts, Seen},
     call::{Beat, Held, Leased, Poll},
     member::{AllNews, Call, Fleet, InMemory, Sought},
-    owner::Owner,
+    owner::{Owner, shape_of},
     port::{
         log::NewTask,
         store::{Found, Lookup},
     },
     scheduler::{misfit, unreachable_port},
+    survey::{Ask, MemberState, Survey},
 };
 
 #[async_trait]
@@ -125,6 +126,58 @@ impl Owner for Handle {
             () = self.clock.sleep_until(until) => {}
         }
         Ok(())
+    }
+
+    async fn await_change(&self, id: TaskId, known: u64, wait: Duration) -> Result<(), Error> {
+        let until = self.clock.now() + wait;
+        // Watch first, as above.
+        let changed = self.watch_change(id)?;
+        match self.see(vec![id]).await?.pop().unwrap_or(Seen::Nowhere) {
+            Seen::Nowhere => return Err(Error::moved()),
+            Seen::Here { task, progress, .. } => {
+                let state = task.state.name();
+                if shape_of(state, task.attempt, progress.as_deref()) != known {
+                    return Ok(());
+                }
+            }
+            Seen::Left if !self.is_parked(id).await? => return Ok(()),
+            Seen::Backlog(_) | Seen::Left => {}
+        }
+        tokio::select! {
+            // An error means that the driver stops, or that too many watch; then a look says how it stands.
+            _ = changed => {}
+            () = self.clock.sleep_until(until) => {}
+        }
+        Ok(())
+    }
+
+    async fn survey(&self, ask: Ask) -> Result<Survey, Error> {
+        let workers = ask.workers;
+        let mut survey = match self.ask(Call::Survey(ask)).await? {
+            Answer::Surveyed(survey) => survey,
+            _ => return Err(misfit()),
+        };
+        if let Some(pipeline) = workers {
+            let now = self.clock.now();
+            let roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+            survey.present = roster.read(pipeline, now);
+        }
+        Ok(survey)
+    }
+
+    async fn describe(&self) -> Result<MemberState, Error> {
+        let load = self.load();
+        let unready = self.ready().err().map(|_| match load.n_refused {
+            0 => "not all shards are claimed yet".to_owned(),
+            n => format!("{n} shards cannot be scheduled"),
+        });
+        Ok(MemberState {
+            address: self.address.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started_at,
+            load,
+            unready,
+        })
     }
 }
 

@@ -111,7 +111,11 @@ impl Performer {
                 warn!(%shard, why, "the log lost what was to be read next")
             }
             // Those are the turn's and the member's own.
-            Action::Answer(..) | Action::Ended(_) | Action::LeaseEnded(..) | Action::Stopped => {}
+            Action::Answer(..)
+            | Action::Ended(_)
+            | Action::Changed(_)
+            | Action::LeaseEnded(..)
+            | Action::Stopped => {}
         }
     }
 

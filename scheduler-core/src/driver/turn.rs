@@ -34,7 +34,9 @@ pub(super) struct Turns {
     config: Arc<Config>,
     member: Member,
     calls: Calls,
+    /// Who waits for tasks to end, and who for them to change.
     watched: Watched,
+    watched_changes: Watched,
     sources: Sources,
     performer: Performer,
     fetch: Option<JoinHandle<()>>,
@@ -58,6 +60,7 @@ impl Turns {
             member: Member::new(Arc::clone(&config)),
             calls: Calls::default(),
             watched: Watched::default(),
+            watched_changes: Watched::default(),
             sources,
             swept_at: Timestamp::EPOCH,
             tally_at: None,
@@ -163,6 +166,12 @@ impl Turns {
             Input::Watch(id, wake) => {
                 self.watched.add(id, wake, self.config.calls_max);
             }
+            Input::WatchChange(id, wake) => {
+                let watched = &mut self.watched_changes;
+                watched.add(id, wake, self.config.calls_max);
+                let event = Event::Watched(id.shard);
+                self.member.handle(event, now, actions);
+            }
         }
     }
 
@@ -184,7 +193,8 @@ impl Turns {
                         self.performer.tell(ungranted);
                     }
                 }
-                Action::Ended(ids) => self.watched.ended(&ids),
+                Action::Ended(ids) => self.watched.wake(&ids),
+                Action::Changed(ids) => self.watched_changes.wake(&ids),
                 Action::Stopped => self.is_stopped = true,
                 action => self.performer.add(action),
             }

@@ -78,6 +78,10 @@ impl Member {
                 let counts = self.count(&shards, listed.as_ref(), now);
                 out.push(Action::Answer(id, 0, Answer::Counted(counts)));
             }
+            Call::Survey(ask) => {
+                let survey = self.survey(&ask, now);
+                out.push(Action::Answer(id, 0, Answer::Surveyed(survey)));
+            }
         }
     }
 

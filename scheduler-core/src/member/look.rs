@@ -9,6 +9,7 @@ use crate::{
     explain::{Blocker, Scope, Tally, Waits},
     port::store::cut_page,
     shard::{Shard, limit::Closed},
+    survey::{Ask, Survey},
 };
 
 /// Which tasks in memory to list.
@@ -114,18 +115,43 @@ impl Member {
     #[must_use]
     pub fn tally(&self, now: Timestamp) -> Tally {
         let mut tally = Tally::default();
-        for (id, shard) in &self.shards {
-            let pipeline = self.pipelines.get(&id.pipeline);
-            let closed = pipeline.and_then(|pipeline| {
-                self.tenants
-                    .closed(&self.config, &pipeline.path.tenant, now)
-            });
-            let has_worker = |labels: &BTreeSet<Label>, cost| {
-                pipeline.is_none_or(|pipeline| self.has_worker(pipeline, labels, cost))
-            };
-            tally += shard.tally(closed, has_worker, now);
+        for shard in self.shards.values() {
+            tally += self.tally_of(shard, now);
         }
         tally
+    }
+
+    fn tally_of(&self, shard: &Shard, now: Timestamp) -> Tally {
+        let pipeline = self.pipelines.get(&shard.id().pipeline);
+        let closed = pipeline.and_then(|pipeline| {
+            self.tenants
+                .closed(&self.config, &pipeline.path.tenant, now)
+        });
+        let has_worker = |labels: &BTreeSet<Label>, cost| {
+            pipeline.is_none_or(|pipeline| self.has_worker(pipeline, labels, cost))
+        };
+        shard.tally(closed, has_worker, now)
+    }
+
+    /// How shards stand. Looks at counters, not at tasks.
+    pub(super) fn survey(&mut self, ask: &Ask, now: Timestamp) -> Survey {
+        let mut survey = Survey::default();
+        for id in ask.shards.iter().copied() {
+            let Some(shard) = self.shown_shard(id, now) else {
+                survey.absent.push(id);
+                continue;
+            };
+            let waiting = self.tally_of(shard, now).waiting().into_iter();
+            let waits = waiting.filter(|(_, n)| *n > 0);
+            let waits = waits.map(|(reason, n)| (reason.into(), n as u64)).collect();
+            let heard = ask.changes.as_ref().map(|heard| heard.get(&id).copied());
+            let hands = ask.workers == Some(id.pipeline);
+            survey.shards.push(shard.survey(waits, hands, heard, now));
+            if heard.is_some() {
+                self.with_shard(id, now, |shard| shard.watch(now));
+            }
+        }
+        survey
     }
 
     /// A shard as it may be shown: without a fresh proof of membership another owner may be ahead of it, and

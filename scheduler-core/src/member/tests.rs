@@ -11,6 +11,7 @@ mod random;
 mod rig;
 mod room;
 mod seek;
+mod survey;
 mod tally;
 
 use std::time::Duration;

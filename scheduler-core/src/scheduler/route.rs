@@ -1,5 +1,6 @@
 //! The way to the owner of a shard: the member in this process, or another one.
 
+pub(super) mod look;
 mod spread;
 
 use std::{

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde::de::IgnoredAny;
 
-use super::Scheduler;
+use super::{Scheduler, Shared, survey::lock_roster};
 use crate::{
-    Error, Invalid, Outcome, PipelinePath, PoolName, TaskId, TenantName,
+    Error, Invalid, Outcome, Pipeline, PipelineNumber, PipelinePath, PoolName, TaskId, TenantName,
+    WorkerId,
     call::{Heartbeat, Held, Leased, Poll, Report, TaskView},
     driver::stopping,
     member::Fleet,
@@ -20,6 +21,34 @@ use crate::{
 const CREDIT_MAX: usize = 256;
 /// The most leases that one poll, report or heartbeat names.
 const HELD_MAX: usize = 4_096;
+
+/// A worker that asks. Dropped, it asks no longer.
+#[derive(Debug)]
+struct Here<'a> {
+    shared: &'a Shared,
+    pipeline: PipelineNumber,
+    worker: WorkerId,
+}
+
+impl<'a> Here<'a> {
+    fn begin(shared: &'a Shared, pipeline: &Pipeline, poll: &Poll) -> Self {
+        let now = shared.ports.clock.now();
+        let number = pipeline.number;
+        lock_roster(shared).begin(number, poll, now);
+        Self {
+            shared,
+            pipeline: number,
+            worker: poll.worker.clone(),
+        }
+    }
+}
+
+impl Drop for Here<'_> {
+    fn drop(&mut self) {
+        let now = self.shared.ports.clock.now();
+        lock_roster(self.shared).end(self.pipeline, &self.worker, now);
+    }
+}
 
 impl Scheduler {
     /// Leases tasks to a worker, whichever member owns them: answers as soon as there is one, or one of its leases is
@@ -37,6 +66,7 @@ impl Scheduler {
         if let Some(held) = poll.held.iter().find(|held| foreign(held)) {
             return Err(Error::not_found("task", held.id));
         }
+        let _here = Here::begin(&self.shared, &pipeline, &poll);
         match &self.shared.gather {
             Some(gather) => gather.lease(&pipeline, poll).await,
             None => {

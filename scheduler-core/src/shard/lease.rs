@@ -159,12 +159,14 @@ impl Shard {
     ) -> Option<LeasedTask> {
         let entry = self.window.get_mut(at)?;
         entry.queued = false;
+        let waits_since = entry.since.max(entry.stopped_at);
         let event = Event::Leased {
             token,
             worker: taker.worker.clone(),
             is_offer: taker.offers,
         };
         self.transition(at, event, None, now, out).ok()?;
+        self.journal.waited.record(now.since(waits_since), now);
         self.note_fresh(at, token);
         let task = &self.window.get(at)?.task;
         let is_offer = matches!(&task.state, State::Running(lease) if lease.is_offer);
@@ -343,12 +345,16 @@ impl Shard {
             self.adopt_at(at, token, worker, now, out)?;
         }
         let was_running = self.is_running(at);
+        let has_progress = progress.is_some();
         let event = Event::Renewed {
             token,
             from_handler,
             progress,
         };
         self.transition(at, event, None, now, out)?;
+        if has_progress {
+            self.window.note_changed(at, false);
+        }
         if !was_running {
             self.note_resumed(at, token);
         }

@@ -306,6 +306,10 @@ impl Shard {
             if entry.dirty {
                 continue;
             }
+            self.note_saved(at);
+            let Some(entry) = self.window.get_mut(at) else {
+                continue;
+            };
             entry.shown = None;
             if matches!(entry.task.state, State::Ended { .. }) {
                 self.forget(at, &mut ended);
@@ -323,6 +327,7 @@ impl Shard {
         if !ended.is_empty() {
             out.push(Action::Ended(ended));
         }
+        self.journal.watermark = in_flight.watermark;
         self.watermark_saved(in_flight.watermark, now, out);
     }
 

@@ -7,7 +7,7 @@ use super::{
     window::{Hold, Shown, SlotRef},
 };
 use crate::{
-    LeaseLost, Timestamp,
+    LeaseLost, Outcome, Timestamp,
     action::Action,
     port::store::Ending,
     task::{
@@ -29,7 +29,15 @@ impl Shard {
         let Some(entry) = self.window.get_mut(at) else {
             return Err(Refusal::WrongState);
         };
-        let was_running = matches!(entry.task.state, State::Running(_));
+        let leased_at = match &entry.task.state {
+            State::Running(lease) => Some(lease.leased_at),
+            _ => None,
+        };
+        let was_running = leased_at.is_some();
+        let is_told = matches!(
+            &event,
+            Event::Reported { outcome, .. } if *outcome != Outcome::Interrupted
+        );
         let shown = match event {
             Event::Leased { .. } | Event::Adopted { .. } | Event::Renewed { .. } => None,
             Event::Reported { .. }
@@ -59,8 +67,12 @@ impl Shard {
             (true, false) => {
                 self.note_stopped(at, now);
                 self.wait_for_adoption(at, now);
+                if let Some(leased_at) = leased_at.filter(|_| is_told) {
+                    self.journal.ran.record(now.since(leased_at), now);
+                }
             }
-            (false, false) | (true, true) => {}
+            (true, true) => self.note_renewed(at, now),
+            (false, false) => {}
         }
         if is_completed {
             // Also one that comes late, from a lease that had expired.
@@ -136,6 +148,10 @@ impl Shard {
         };
         entry.cost = entry.task.cost(&self.rules);
         self.service.started(entry.cost, now);
+        if let State::Running(lease) = &entry.task.state {
+            self.journal.took(&lease.worker, entry.cost, now);
+            entry.worker = Some(lease.worker.clone());
+        }
         let offset = entry.task.offset;
         self.outage.started(offset, now);
         entry.counted_in = entry.task.group(&self.rules).cloned();
@@ -149,6 +165,22 @@ impl Shard {
         }
     }
 
+    /// Counts a sign of life of a task that runs on, maybe under another lease.
+    fn note_renewed(&mut self, at: SlotRef, now: Timestamp) {
+        let Some(entry) = self.window.get_mut(at) else {
+            return;
+        };
+        let State::Running(lease) = &entry.task.state else {
+            return;
+        };
+        if entry.worker.as_ref() == Some(&lease.worker) {
+            self.journal.saw(&lease.worker, now);
+        } else if let Some(before) = entry.worker.replace(lease.worker.clone()) {
+            self.journal.left(&before, entry.cost);
+            self.journal.took(&lease.worker, entry.cost, now);
+        }
+    }
+
     /// Counts a task that runs no longer, and what became of it.
     pub(super) fn note_stopped(&mut self, at: SlotRef, now: Timestamp) {
         self.n_running -= 1;
@@ -157,6 +189,10 @@ impl Shard {
             return;
         };
         self.service.stopped(entry.cost, now);
+        entry.stopped_at = now;
+        if let Some(worker) = entry.worker.take() {
+            self.journal.left(&worker, entry.cost);
+        }
         let offset = entry.task.offset;
         self.gauge.forget_holder(offset);
         if let Some(group) = entry.counted_in.take() {

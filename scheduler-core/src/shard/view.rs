@@ -64,7 +64,7 @@ impl Shard {
             .window
             .entries()
             .filter(|entry| below.is_none_or(|below| entry.task.offset < below))
-            .filter(|entry| states.is_empty() || states.contains(&shown_name(entry)))
+            .filter(|entry| states.is_empty() || states.contains(&entry.seen_as().0))
             .collect();
         if found.len() > n_max {
             found.select_nth_unstable_by_key(n_max, |entry| std::cmp::Reverse(entry.task.offset));
@@ -101,11 +101,4 @@ impl Shard {
         };
         snapshot
     }
-}
-
-fn shown_name(entry: &Entry) -> StateName {
-    entry
-        .shown
-        .as_ref()
-        .map_or(entry.task.state.name(), |shown| shown.name)
 }

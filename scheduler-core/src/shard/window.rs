@@ -3,9 +3,10 @@
 use rustc_hash::FxHashMap;
 
 use crate::{
-    Offset, StateName, Timestamp, WorkerId,
+    LeaseToken, Offset, StateName, Timestamp, WorkerId,
+    survey::States,
     task::{
-        GroupName,
+        AttemptError, GroupName,
         state::{State, Task},
     },
 };
@@ -91,17 +92,32 @@ pub(super) struct Entry {
     pub(super) since: Timestamp,
     /// While it runs, the group whose limits count it.
     pub(super) counted_in: Option<GroupName>,
-    /// While it runs, how many slots it takes.
+    /// While it runs, how many slots it takes, and whose.
     pub(super) cost: u16,
+    pub(super) worker: Option<WorkerId>,
+    /// When it last ran.
+    pub(super) stopped_at: Timestamp,
     /// The bulk cancels up to this one have been asked whether they take it.
     pub(super) judged: u32,
     /// The bulk cancel that ended it, which counts it once that is saved.
     pub(super) cancelled_by: Option<u32>,
     /// The shard has counted its row among those with an ordering key.
     pub(super) key_stored: bool,
+    /// The newest error that was noted.
+    noted_error: (Timestamp, LeaseToken),
     /// As the window counted it.
     n_bytes: usize,
     counted_as: Standing,
+    /// As it was shown when that was last looked at: its state and attempt.
+    told: (StateName, u32),
+}
+
+/// What is shown of a task has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Changed {
+    pub(super) offset: Offset,
+    /// Its state and attempt; `None` if only its progress has.
+    pub(super) to: Option<(StateName, u32)>,
 }
 
 impl Entry {
@@ -110,6 +126,10 @@ impl Entry {
             since: task.accepted_at,
             counted_in: None,
             cost: 0,
+            worker: None,
+            stopped_at: Timestamp::EPOCH,
+            noted_error: error_key(task.errors().last()),
+            told: (task.state.name(), task.attempt),
             judged: 0,
             cancelled_by: None,
             key_stored: false,
@@ -135,6 +155,28 @@ impl Entry {
         matches!(self.task.state, State::Available) && self.hold == Hold::None && !self.is_unsaved()
     }
 
+    /// Its state and attempt as they are shown.
+    pub(super) fn seen_as(&self) -> (StateName, u32) {
+        let shown = self.shown.as_ref();
+        shown.map_or((self.task.state.name(), self.task.attempt), |shown| {
+            (shown.name, shown.attempt)
+        })
+    }
+
+    /// Whether it is shown as running though it may not run any more.
+    pub(super) fn was_running(&self) -> bool {
+        let shown = self.shown.as_ref();
+        shown.is_some_and(|shown| shown.name == StateName::Running)
+    }
+
+    /// Its newest error, if that was not taken before.
+    pub(super) fn take_new_error(&mut self) -> Option<&AttemptError> {
+        let newest = self.task.errors().last();
+        let key = error_key(newest);
+        let before = std::mem::replace(&mut self.noted_error, key);
+        newest.filter(|_| key != before)
+    }
+
     fn standing(&self) -> Standing {
         if self.shown.is_some() {
             return Standing::Saving;
@@ -152,6 +194,12 @@ impl Entry {
             (State::Available, Hold::None) => Standing::Free,
         }
     }
+}
+
+fn error_key(error: Option<&AttemptError>) -> (Timestamp, LeaseToken) {
+    error.map_or((Timestamp::EPOCH, LeaseToken::NONE), |error| {
+        (error.at, error.token)
+    })
 }
 
 /// Where an entry is; outdated once the entry has left.
@@ -175,6 +223,11 @@ pub(super) struct Window {
     by_offset: FxHashMap<Offset, u32>,
     n_bytes: usize,
     standings: Standings,
+    /// How many are shown in each state.
+    states: [u64; StateName::ALL.len()],
+    /// Whether changes are noted.
+    is_watched: bool,
+    changed: Vec<Changed>,
 }
 
 impl Window {
@@ -190,6 +243,32 @@ impl Window {
     /// How many tasks stand how.
     pub(super) fn standings(&self) -> &Standings {
         &self.standings
+    }
+
+    /// How many are shown in each state.
+    pub(super) fn states(&self) -> States {
+        let states = StateName::ALL.into_iter().zip(self.states);
+        states.filter(|(_, n)| *n > 0).collect()
+    }
+
+    /// Notes changes, or no longer.
+    pub(super) fn watch(&mut self, is_watched: bool) {
+        self.is_watched = is_watched;
+    }
+
+    /// What has changed since this was last asked.
+    pub(super) fn take_changed(&mut self) -> Vec<Changed> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Notes a task that is new, or what it said of its progress.
+    pub(super) fn note_changed(&mut self, at: SlotRef, is_new: bool) {
+        if self.is_watched
+            && let Some(entry) = self.get(at)
+        {
+            let (offset, to) = (entry.task.offset, is_new.then_some(entry.told));
+            self.changed.push(Changed { offset, to });
+        }
     }
 
     pub(super) fn contains(&self, offset: Offset) -> bool {
@@ -227,6 +306,8 @@ impl Window {
         self.n_bytes += entry.n_bytes;
         entry.counted_as = entry.standing();
         self.standings.add(entry.counted_as);
+        entry.told = entry.seen_as();
+        self.states[entry.told.0 as usize] += 1;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
@@ -249,9 +330,16 @@ impl Window {
         let entry = slot.entry.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(at.slot);
-        self.by_offset.remove(&entry.task.offset);
+        let offset = entry.task.offset;
+        self.by_offset.remove(&offset);
         self.n_bytes -= entry.n_bytes;
         self.standings.remove(entry.counted_as);
+        self.states[entry.told.0 as usize] -= 1;
+        let seen_as = entry.seen_as();
+        if self.is_watched && seen_as != entry.told {
+            let to = Some(seen_as);
+            self.changed.push(Changed { offset, to });
+        }
         Some(entry)
     }
 
@@ -265,11 +353,21 @@ impl Window {
 
     /// Counts a task as what it is, after its state, its hold or what is shown of it has changed.
     pub(super) fn stand(&mut self, at: SlotRef) {
+        let is_watched = self.is_watched;
         if let Some(entry) = self.get_mut(at) {
             let standing = entry.standing();
             let before = std::mem::replace(&mut entry.counted_as, standing);
+            let seen_as = entry.seen_as();
+            let told = std::mem::replace(&mut entry.told, seen_as);
+            let offset = entry.task.offset;
             self.standings.remove(before);
             self.standings.add(standing);
+            self.states[told.0 as usize] -= 1;
+            self.states[seen_as.0 as usize] += 1;
+            if is_watched && seen_as != told {
+                let to = Some(seen_as);
+                self.changed.push(Changed { offset, to });
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use scheduler_core::{
     member::{AllNews, InMemory, Sought},
     owner::{Owner, Peers},
     port::log::NewTask,
+    survey::{Ask, MemberState, Survey},
 };
 use tonic::{Request, transport::Channel};
 
@@ -229,5 +230,28 @@ impl Owner for MemberClient {
         };
         call!(self.await_end(request, wait + CALL_TIMEOUT)).map_err(away)?;
         Ok(())
+    }
+
+    async fn await_change(&self, id: TaskId, known: u64, wait: Duration) -> Result<(), Error> {
+        let request = pb::AwaitChangeRequest {
+            id: id.to_string(),
+            known,
+            wait: Some(duration(wait)),
+        };
+        call!(self.await_change(request, wait + CALL_TIMEOUT)).map_err(away)?;
+        Ok(())
+    }
+
+    async fn survey(&self, ask: Ask) -> Result<Survey, Error> {
+        let request = pb::SurveyRequest::from(ask);
+        call!(self.survey(request, CALL_TIMEOUT))
+            .map_err(away)?
+            .try_into()
+    }
+
+    async fn describe(&self) -> Result<MemberState, Error> {
+        let answer = call!(self.describe(pb::DescribeRequest {}, CALL_TIMEOUT)).map_err(away)?;
+        let member = answer.member.ok_or_else(|| convert::missing("member"))?;
+        member.try_into()
     }
 }

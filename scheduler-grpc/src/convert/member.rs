@@ -42,7 +42,7 @@ pub fn shard(shard: Option<pb::Shard>) -> Result<ShardId, Error> {
     })
 }
 
-fn shards(all: Vec<pb::Shard>) -> Result<Vec<ShardId>, Error> {
+pub(super) fn shards(all: Vec<pb::Shard>) -> Result<Vec<ShardId>, Error> {
     all.into_iter().map(|one| shard(Some(one))).collect()
 }
 

@@ -564,6 +564,358 @@ pub mod application_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Lists members.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListMembersRequest {}
+/// All members that own shards.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListMembersResponse {
+    /// By address.
+    #[prost(message, repeated, tag = "1")]
+    pub members: ::prost::alloc::vec::Vec<Member>,
+}
+/// A process that schedules.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Member {
+    /// Where others reach it.
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    /// Whether it works on all its shards.
+    #[prost(bool, tag = "2")]
+    pub ready: bool,
+    /// Why not. One that does not answer has only this and its address.
+    #[prost(string, tag = "3")]
+    pub why: ::prost::alloc::string::String,
+    /// The version that it runs.
+    #[prost(string, tag = "4")]
+    pub version: ::prost::alloc::string::String,
+    /// When it started.
+    #[prost(message, optional, tag = "5")]
+    pub started_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Shards that it works on.
+    #[prost(uint64, tag = "6")]
+    pub shards: u64,
+    /// Shards that it wants or is claiming.
+    #[prost(uint64, tag = "7")]
+    pub coming: u64,
+    /// Shards that it cannot schedule.
+    #[prost(uint64, tag = "8")]
+    pub refused: u64,
+    /// Tasks in memory.
+    #[prost(uint64, tag = "9")]
+    pub tasks: u64,
+    /// Their bytes, about.
+    #[prost(uint64, tag = "10")]
+    pub bytes: u64,
+    /// Calls that wait for an answer, polls among them.
+    #[prost(uint64, tag = "11")]
+    pub calls: u64,
+}
+/// Generated client implementations.
+#[cfg(feature = "client")]
+pub mod cluster_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What every tenant may know of the installation.
+    #[derive(Debug, Clone)]
+    pub struct ClusterServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl ClusterServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> ClusterServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ClusterServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ClusterServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Lists the members that own shards, by address. A member that owns none is known only to itself.
+        pub async fn list_members(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListMembersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListMembersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.ClusterService/ListMembers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.ClusterService", "ListMembers"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+#[cfg(feature = "stubs")]
+pub mod cluster_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with ClusterServiceServer.
+    #[async_trait]
+    pub trait ClusterService: std::marker::Send + std::marker::Sync + 'static {
+        /// Lists the members that own shards, by address. A member that owns none is known only to itself.
+        async fn list_members(
+            &self,
+            request: tonic::Request<super::ListMembersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListMembersResponse>,
+            tonic::Status,
+        >;
+    }
+    /// What every tenant may know of the installation.
+    #[derive(Debug)]
+    pub struct ClusterServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> ClusterServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for ClusterServiceServer<T>
+    where
+        T: ClusterService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/workload.v1.ClusterService/ListMembers" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListMembersSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::ListMembersRequest>
+                    for ListMembersSvc<T> {
+                        type Response = super::ListMembersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListMembersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::list_members(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListMembersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for ClusterServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "workload.v1.ClusterService";
+    impl<T> tonic::server::NamedService for ClusterServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// What the client says.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExecuteRequest {
@@ -1308,6 +1660,26 @@ pub struct WaitTaskRequest {
     #[prost(message, optional, tag = "2")]
     pub wait: ::core::option::Option<::prost_types::Duration>,
 }
+/// Follows a task.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchTaskRequest {
+    /// The task.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// What was seen of it last: it is not shown again. Empty if nothing was.
+    #[prost(string, tag = "2")]
+    pub seen: ::prost::alloc::string::String,
+}
+/// A task that stands otherwise than before.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchTaskResponse {
+    /// The task.
+    #[prost(message, optional, tag = "1")]
+    pub task: ::core::option::Option<Task>,
+    /// Names what is shown of it: to be given as seen when the stream broke.
+    #[prost(string, tag = "2")]
+    pub seen: ::prost::alloc::string::String,
+}
 /// Cancels a task.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelTaskRequest {
@@ -1807,6 +2179,31 @@ pub mod task_service_client {
                 .insert(GrpcMethod::new("workload.v1.TaskService", "Wait"));
             self.inner.unary(req, path, codec).await
         }
+        /// Follows a task: as it stands now, and whenever that changes, until it has ended.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchTaskRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchTaskResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.TaskService/Watch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.TaskService", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Cancels a task. An answer means that the cancel is durable.
         pub async fn cancel(
             &mut self,
@@ -1967,6 +2364,17 @@ pub mod task_service_server {
             &self,
             request: tonic::Request<super::WaitTaskRequest>,
         ) -> std::result::Result<tonic::Response<super::Task>, tonic::Status>;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchTaskResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Follows a task: as it stands now, and whenever that changes, until it has ended.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchTaskRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
         /// Cancels a task. An answer means that the cancel is durable.
         async fn cancel(
             &self,
@@ -2259,6 +2667,52 @@ pub mod task_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/workload.v1.TaskService/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: TaskService>(pub Arc<T>);
+                    impl<
+                        T: TaskService,
+                    > tonic::server::ServerStreamingService<super::WatchTaskRequest>
+                    for WatchSvc<T> {
+                        type Response = super::WatchTaskResponse;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchTaskRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskService>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/workload.v1.TaskService/Cancel" => {
                     #[allow(non_camel_case_types)]
                     struct CancelSvc<T: TaskService>(pub Arc<T>);
@@ -2523,6 +2977,298 @@ pub mod task_service_server {
     impl<T> tonic::server::NamedService for TaskServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
+}
+/// Asks how a pipeline stands.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PipelineStatsRequest {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The pipeline.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+}
+/// How a pipeline stands.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PipelineStats {
+    /// Tasks in memory, as they are shown.
+    #[prost(message, repeated, tag = "1")]
+    pub states: ::prost::alloc::vec::Vec<StateCount>,
+    /// What those wait for that wait.
+    #[prost(message, repeated, tag = "2")]
+    pub waiting: ::prost::alloc::vec::Vec<ReasonCount>,
+    /// Accepted tasks that their shards have not read.
+    #[prost(uint64, tag = "3")]
+    pub backlog: u64,
+    /// Whether tasks are parked in the store; they are not counted.
+    #[prost(bool, tag = "4")]
+    pub parked: bool,
+    /// Accepted since the shards were claimed.
+    #[prost(uint64, tag = "5")]
+    pub accepted: u64,
+    /// What has become of tasks since then.
+    #[prost(message, optional, tag = "6")]
+    pub totals: ::core::option::Option<TaskTotals>,
+    /// While this stays the same, accepted and totals only grow.
+    #[prost(uint64, tag = "7")]
+    pub claims: u64,
+    /// The first claim that still holds.
+    #[prost(message, optional, tag = "8")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// How long tasks that could run waited for a worker, over about the last 5 minutes.
+    #[prost(message, optional, tag = "9")]
+    pub wait: ::core::option::Option<Durations>,
+    /// How long workers had tasks before they reported, over about the last 5 minutes.
+    #[prost(message, optional, tag = "10")]
+    pub run: ::core::option::Option<Durations>,
+    /// How tasks failed in about the last hour: at most 20 causes, the most frequent first.
+    #[prost(message, repeated, tag = "11")]
+    pub failures: ::prost::alloc::vec::Vec<FailureGroup>,
+    /// How many shards it has.
+    #[prost(uint32, tag = "12")]
+    pub shards: u32,
+    /// Of these, how many could not be asked: their part is missing.
+    #[prost(uint32, tag = "13")]
+    pub absent: u32,
+}
+/// How many tasks wait for what.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReasonCount {
+    /// The reason, see Waiting.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    /// How many.
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+}
+/// What has become of tasks, durably.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskTotals {
+    /// Ended with a result.
+    #[prost(uint64, tag = "1")]
+    pub completed: u64,
+    /// Attempts that failed.
+    #[prost(uint64, tag = "2")]
+    pub failed_attempts: u64,
+    /// Ended by request.
+    #[prost(uint64, tag = "3")]
+    pub cancelled: u64,
+    /// Ended by their errors.
+    #[prost(uint64, tag = "4")]
+    pub discarded: u64,
+}
+/// How long something took, to within some percent.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Durations {
+    /// How often.
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// Half of them took no longer; absent without any.
+    #[prost(message, optional, tag = "2")]
+    pub p50: ::core::option::Option<::prost_types::Duration>,
+    /// 99 of 100 took no longer; absent without any.
+    #[prost(message, optional, tag = "3")]
+    pub p99: ::core::option::Option<::prost_types::Duration>,
+}
+/// Failures of one cause: one code, and messages that differ in words with digits only.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FailureGroup {
+    /// The code.
+    #[prost(string, tag = "1")]
+    pub code: ::prost::alloc::string::String,
+    /// The beginning of the newest one's message.
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    /// How many there were since the first.
+    #[prost(uint64, tag = "3")]
+    pub count: u64,
+    /// When the first was noticed.
+    #[prost(message, optional, tag = "4")]
+    pub first_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the newest was.
+    #[prost(message, optional, tag = "5")]
+    pub last_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Whose the newest was.
+    #[prost(string, tag = "6")]
+    pub task: ::prost::alloc::string::String,
+}
+/// Asks how the shards of a pipeline stand.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListShardsRequest {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The pipeline.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+}
+/// All shards of a pipeline.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListShardsResponse {
+    /// By partition.
+    #[prost(message, repeated, tag = "1")]
+    pub shards: ::prost::alloc::vec::Vec<ShardStanding>,
+}
+/// How a shard stands.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ShardStanding {
+    /// Its partition.
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// Where its newest owner is reached; empty if it never had one.
+    #[prost(string, tag = "2")]
+    pub owner: ::prost::alloc::string::String,
+    /// The first offset that its log still holds.
+    #[prost(uint64, tag = "3")]
+    pub log_start: u64,
+    /// The offset that the next task will get.
+    #[prost(uint64, tag = "4")]
+    pub log_end: u64,
+    /// How its owner sees it; absent if nobody answers for it now.
+    #[prost(message, optional, tag = "5")]
+    pub seen: ::core::option::Option<OwnedShard>,
+}
+/// How the owner of a shard sees it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OwnedShard {
+    /// Of its present claim.
+    #[prost(uint32, tag = "1")]
+    pub epoch: u32,
+    /// When it was claimed.
+    #[prost(message, optional, tag = "2")]
+    pub claimed_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Up to where it has read its log.
+    #[prost(uint64, tag = "3")]
+    pub read_to: u64,
+    /// Everything below is ended or stored, durably.
+    #[prost(uint64, tag = "4")]
+    pub watermark: u64,
+    /// Accepted tasks that it has not read.
+    #[prost(uint64, tag = "5")]
+    pub backlog: u64,
+    /// If there are any: they were accepted at or after this time.
+    #[prost(message, optional, tag = "6")]
+    pub backlog_since: ::core::option::Option<::prost_types::Timestamp>,
+    /// Tasks in memory, as they are shown.
+    #[prost(message, repeated, tag = "7")]
+    pub states: ::prost::alloc::vec::Vec<StateCount>,
+    /// What those wait for that wait.
+    #[prost(message, repeated, tag = "8")]
+    pub waiting: ::prost::alloc::vec::Vec<ReasonCount>,
+    /// Whether tasks are parked in the store.
+    #[prost(bool, tag = "9")]
+    pub parked: bool,
+    /// Bytes of tasks in memory, about.
+    #[prost(uint64, tag = "10")]
+    pub bytes: u64,
+}
+/// Asks who works for a pipeline.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListWorkersRequest {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The pipeline.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+}
+/// Who works for a pipeline.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListWorkersResponse {
+    /// By name, at most 1,000.
+    #[prost(message, repeated, tag = "1")]
+    pub workers: ::prost::alloc::vec::Vec<Worker>,
+    /// So many more there are.
+    #[prost(uint64, tag = "2")]
+    pub more: u64,
+    /// So many members and shards could not be asked.
+    #[prost(uint64, tag = "3")]
+    pub absent: u64,
+}
+/// A worker that is connected or holds leases.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Worker {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub worker: ::prost::alloc::string::String,
+    /// Labels it has, if it is connected.
+    #[prost(string, repeated, tag = "2")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether it asks for tasks now.
+    #[prost(bool, tag = "3")]
+    pub polling: bool,
+    /// Free slots by its last poll, if it is connected.
+    #[prost(uint32, optional, tag = "4")]
+    pub credit: ::core::option::Option<u32>,
+    /// Leases that it holds.
+    #[prost(uint64, tag = "5")]
+    pub leases: u64,
+    /// Slots that they take.
+    #[prost(uint64, tag = "6")]
+    pub slots: u64,
+    /// Since when it has been known without a break.
+    #[prost(message, optional, tag = "7")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it was last heard of.
+    #[prost(message, optional, tag = "8")]
+    pub last_seen: ::core::option::Option<::prost_types::Timestamp>,
+    /// The member that it is connected to, if it is one.
+    #[prost(string, tag = "9")]
+    pub member: ::prost::alloc::string::String,
+}
+/// Follows a pipeline.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchPipelineRequest {
+    /// The application.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The pipeline.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+}
+/// What happened in a pipeline.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PipelineEvent {
+    #[prost(oneof = "pipeline_event::Event", tags = "1, 2")]
+    pub event: ::core::option::Option<pipeline_event::Event>,
+}
+/// Nested message and enum types in `PipelineEvent`.
+pub mod pipeline_event {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Event {
+        /// It stands otherwise than before. This comes first.
+        #[prost(message, tag = "1")]
+        Stats(super::PipelineStats),
+        /// Tasks changed.
+        #[prost(message, tag = "2")]
+        Changes(super::TaskChanges),
+    }
+}
+/// Tasks that changed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TaskChanges {
+    /// At most 500.
+    #[prost(message, repeated, tag = "1")]
+    pub changes: ::prost::alloc::vec::Vec<TaskChange>,
+    /// So many more changes there were, which are not told.
+    #[prost(uint64, tag = "2")]
+    pub missed: u64,
+}
+/// A task is shown otherwise than before.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskChange {
+    /// The task.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Where it stands.
+    #[prost(enumeration = "TaskState", tag = "2")]
+    pub state: i32,
+    /// Attempts begun so far.
+    #[prost(uint32, tag = "3")]
+    pub attempt: u32,
+    /// When it was shown first.
+    #[prost(message, optional, tag = "4")]
+    pub at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// A lease that a worker holds.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3825,6 +4571,193 @@ pub struct AwaitEndRequest {
 /// It has ended, or the time is over.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AwaitEndResponse {}
+/// Which task to wait for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AwaitChangeRequest {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// What the caller knows of it, in short.
+    #[prost(fixed64, tag = "2")]
+    pub known: u64,
+    /// At most this long.
+    #[prost(message, optional, tag = "3")]
+    pub wait: ::core::option::Option<::prost_types::Duration>,
+}
+/// It is shown otherwise, or the time is over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AwaitChangeResponse {}
+/// What to look at.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SurveyRequest {
+    /// These shards.
+    #[prost(message, repeated, tag = "1")]
+    pub shards: ::prost::alloc::vec::Vec<Shard>,
+    /// The workers of the pipeline with this number, too.
+    #[prost(uint32, optional, tag = "2")]
+    pub workers_of: ::core::option::Option<u32>,
+    /// Whether to tell what changed.
+    #[prost(bool, tag = "3")]
+    pub changes: bool,
+    /// Up to where changes were heard.
+    #[prost(message, repeated, tag = "4")]
+    pub heard: ::prost::alloc::vec::Vec<Heard>,
+}
+/// Up to where the changes of a shard were heard.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Heard {
+    /// The shard.
+    #[prost(message, optional, tag = "1")]
+    pub shard: ::core::option::Option<Shard>,
+    /// Of this owner.
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// So many of them.
+    #[prost(uint64, tag = "3")]
+    pub n: u64,
+}
+/// What one member sees.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SurveyResponse {
+    /// Shards that are here.
+    #[prost(message, repeated, tag = "1")]
+    pub shards: ::prost::alloc::vec::Vec<ShardSurvey>,
+    /// Shards that are not.
+    #[prost(message, repeated, tag = "2")]
+    pub absent: ::prost::alloc::vec::Vec<Shard>,
+    /// Workers that are connected here.
+    #[prost(message, repeated, tag = "3")]
+    pub present: ::prost::alloc::vec::Vec<PresentWorker>,
+}
+/// How one shard stands.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ShardSurvey {
+    /// The shard.
+    #[prost(message, optional, tag = "1")]
+    pub shard: ::core::option::Option<Shard>,
+    /// Of its present claim.
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// When it was claimed.
+    #[prost(message, optional, tag = "3")]
+    pub claimed_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Where its log ended then.
+    #[prost(uint64, tag = "4")]
+    pub claimed_end: u64,
+    /// From where it reads on.
+    #[prost(uint64, tag = "5")]
+    pub next_offset: u64,
+    /// Everything below is ended or stored.
+    #[prost(uint64, tag = "6")]
+    pub watermark: u64,
+    /// When the last record that it read was accepted.
+    #[prost(message, optional, tag = "7")]
+    pub read_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Bytes of tasks in memory.
+    #[prost(uint64, tag = "8")]
+    pub n_bytes: u64,
+    /// Tasks in memory.
+    #[prost(message, repeated, tag = "9")]
+    pub states: ::prost::alloc::vec::Vec<StateCount>,
+    /// What those wait for that wait.
+    #[prost(message, repeated, tag = "10")]
+    pub waits: ::prost::alloc::vec::Vec<ReasonCount>,
+    /// Whether tasks are parked in the store.
+    #[prost(bool, tag = "11")]
+    pub has_parked: bool,
+    /// What has become of tasks since the claim.
+    #[prost(message, optional, tag = "12")]
+    pub totals: ::core::option::Option<TaskTotals>,
+    /// How long tasks waited for a worker, lately.
+    #[prost(message, repeated, tag = "13")]
+    pub waited: ::prost::alloc::vec::Vec<DurationCount>,
+    /// How long workers had them, lately.
+    #[prost(message, repeated, tag = "14")]
+    pub ran: ::prost::alloc::vec::Vec<DurationCount>,
+    /// How tasks failed, lately.
+    #[prost(message, repeated, tag = "15")]
+    pub failures: ::prost::alloc::vec::Vec<OwnedFailures>,
+    /// Who holds leases, if that was asked.
+    #[prost(message, repeated, tag = "16")]
+    pub hands: ::prost::alloc::vec::Vec<WorkerHand>,
+    /// What changed, if that was asked: the newest.
+    #[prost(message, repeated, tag = "17")]
+    pub changes: ::prost::alloc::vec::Vec<TaskChange>,
+    /// How many changes there were in this epoch, with these.
+    #[prost(uint64, tag = "18")]
+    pub n_changes: u64,
+}
+/// How many durations are in a class.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DurationCount {
+    /// The class, an eighth of a power of two wide.
+    #[prost(uint32, tag = "1")]
+    pub class: u32,
+    /// How many.
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+}
+/// Failures of one cause.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OwnedFailures {
+    /// What they have in common.
+    #[prost(fixed64, tag = "1")]
+    pub fingerprint: u64,
+    /// The failures.
+    #[prost(message, optional, tag = "2")]
+    pub group: ::core::option::Option<FailureGroup>,
+}
+/// What one worker has of a shard.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkerHand {
+    /// The worker.
+    #[prost(string, tag = "1")]
+    pub worker: ::prost::alloc::string::String,
+    /// Leases that it holds.
+    #[prost(uint64, tag = "2")]
+    pub n_leases: u64,
+    /// Slots that they take.
+    #[prost(uint64, tag = "3")]
+    pub n_slots: u64,
+    /// Since when it has held some.
+    #[prost(message, optional, tag = "4")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it last gave a sign of life.
+    #[prost(message, optional, tag = "5")]
+    pub seen_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// A worker that is connected.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PresentWorker {
+    /// The worker.
+    #[prost(string, tag = "1")]
+    pub worker: ::prost::alloc::string::String,
+    /// Labels it has.
+    #[prost(string, repeated, tag = "2")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Free slots by its last poll.
+    #[prost(uint32, tag = "3")]
+    pub credit: u32,
+    /// Whether it asks for tasks now.
+    #[prost(bool, tag = "4")]
+    pub is_polling: bool,
+    /// Since when it has been here.
+    #[prost(message, optional, tag = "5")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it last asked, or was answered.
+    #[prost(message, optional, tag = "6")]
+    pub seen_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Nothing more to say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeRequest {}
+/// How the member stands.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeResponse {
+    /// It.
+    #[prost(message, optional, tag = "1")]
+    pub member: ::core::option::Option<Member>,
+}
 /// Generated client implementations.
 #[cfg(feature = "client")]
 pub mod member_service_client {
@@ -4181,6 +5114,78 @@ pub mod member_service_client {
                 .insert(GrpcMethod::new("workload.v1.MemberService", "AwaitEnd"));
             self.inner.unary(req, path, codec).await
         }
+        /// Answers when a task is shown otherwise than the caller knows it, or the time is over.
+        pub async fn await_change(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AwaitChangeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AwaitChangeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/AwaitChange",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "AwaitChange"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says how shards stand, and which workers are connected.
+        pub async fn survey(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SurveyRequest>,
+        ) -> std::result::Result<tonic::Response<super::SurveyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/Survey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "Survey"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says how the member itself stands.
+        pub async fn describe(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DescribeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.MemberService/Describe",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.MemberService", "Describe"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4271,6 +5276,27 @@ pub mod member_service_server {
             request: tonic::Request<super::AwaitEndRequest>,
         ) -> std::result::Result<
             tonic::Response<super::AwaitEndResponse>,
+            tonic::Status,
+        >;
+        /// Answers when a task is shown otherwise than the caller knows it, or the time is over.
+        async fn await_change(
+            &self,
+            request: tonic::Request<super::AwaitChangeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AwaitChangeResponse>,
+            tonic::Status,
+        >;
+        /// Says how shards stand, and which workers are connected.
+        async fn survey(
+            &self,
+            request: tonic::Request<super::SurveyRequest>,
+        ) -> std::result::Result<tonic::Response<super::SurveyResponse>, tonic::Status>;
+        /// Says how the member itself stands.
+        async fn describe(
+            &self,
+            request: tonic::Request<super::DescribeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeResponse>,
             tonic::Status,
         >;
     }
@@ -4829,6 +5855,141 @@ pub mod member_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AwaitEndSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/AwaitChange" => {
+                    #[allow(non_camel_case_types)]
+                    struct AwaitChangeSvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::AwaitChangeRequest>
+                    for AwaitChangeSvc<T> {
+                        type Response = super::AwaitChangeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AwaitChangeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::await_change(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AwaitChangeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/Survey" => {
+                    #[allow(non_camel_case_types)]
+                    struct SurveySvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::SurveyRequest>
+                    for SurveySvc<T> {
+                        type Response = super::SurveyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SurveyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::survey(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SurveySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.MemberService/Describe" => {
+                    #[allow(non_camel_case_types)]
+                    struct DescribeSvc<T: MemberService>(pub Arc<T>);
+                    impl<
+                        T: MemberService,
+                    > tonic::server::UnaryService<super::DescribeRequest>
+                    for DescribeSvc<T> {
+                        type Response = super::DescribeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DescribeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MemberService>::describe(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DescribeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -5492,6 +6653,104 @@ pub mod pipeline_service_client {
                 .insert(GrpcMethod::new("workload.v1.PipelineService", "Redrive"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Says how many tasks there are, what became of them lately, and how they failed.
+        pub async fn stats(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PipelineStatsRequest>,
+        ) -> std::result::Result<tonic::Response<super::PipelineStats>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.PipelineService/Stats",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.PipelineService", "Stats"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says who owns its shards and how these stand.
+        pub async fn shards(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListShardsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListShardsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.PipelineService/Shards",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.PipelineService", "Shards"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says who works for it.
+        pub async fn workers(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListWorkersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListWorkersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.PipelineService/Workers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.PipelineService", "Workers"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Follows it: how it stands now and whenever that changes, and which tasks change; at most once a second each. What a
+        /// slow reader cannot take is not kept for it.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchPipelineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::PipelineEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.PipelineService/Watch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.PipelineService", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5568,6 +6827,39 @@ pub mod pipeline_service_server {
             &self,
             request: tonic::Request<super::RedrivePipelineRequest>,
         ) -> std::result::Result<tonic::Response<Self::RedriveStream>, tonic::Status>;
+        /// Says how many tasks there are, what became of them lately, and how they failed.
+        async fn stats(
+            &self,
+            request: tonic::Request<super::PipelineStatsRequest>,
+        ) -> std::result::Result<tonic::Response<super::PipelineStats>, tonic::Status>;
+        /// Says who owns its shards and how these stand.
+        async fn shards(
+            &self,
+            request: tonic::Request<super::ListShardsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListShardsResponse>,
+            tonic::Status,
+        >;
+        /// Says who works for it.
+        async fn workers(
+            &self,
+            request: tonic::Request<super::ListWorkersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListWorkersResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::PipelineEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Follows it: how it stands now and whenever that changes, and which tasks change; at most once a second each. What a
+        /// slow reader cannot take is not kept for it.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchPipelineRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
     }
     /// Pipelines of the caller's tenant.
     #[derive(Debug)]
@@ -6038,6 +7330,187 @@ pub mod pipeline_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RedriveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.PipelineService/Stats" => {
+                    #[allow(non_camel_case_types)]
+                    struct StatsSvc<T: PipelineService>(pub Arc<T>);
+                    impl<
+                        T: PipelineService,
+                    > tonic::server::UnaryService<super::PipelineStatsRequest>
+                    for StatsSvc<T> {
+                        type Response = super::PipelineStats;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PipelineStatsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PipelineService>::stats(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StatsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.PipelineService/Shards" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShardsSvc<T: PipelineService>(pub Arc<T>);
+                    impl<
+                        T: PipelineService,
+                    > tonic::server::UnaryService<super::ListShardsRequest>
+                    for ShardsSvc<T> {
+                        type Response = super::ListShardsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListShardsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PipelineService>::shards(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShardsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.PipelineService/Workers" => {
+                    #[allow(non_camel_case_types)]
+                    struct WorkersSvc<T: PipelineService>(pub Arc<T>);
+                    impl<
+                        T: PipelineService,
+                    > tonic::server::UnaryService<super::ListWorkersRequest>
+                    for WorkersSvc<T> {
+                        type Response = super::ListWorkersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListWorkersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PipelineService>::workers(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WorkersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.PipelineService/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: PipelineService>(pub Arc<T>);
+                    impl<
+                        T: PipelineService,
+                    > tonic::server::ServerStreamingService<super::WatchPipelineRequest>
+                    for WatchSvc<T> {
+                        type Response = super::PipelineEvent;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchPipelineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PipelineService>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

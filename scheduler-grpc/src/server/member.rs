@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use scheduler_core::{Error, Heartbeat, Held, Leased, Report, TaskId, owner::Owner};
+use scheduler_core::{Error, Heartbeat, Held, Leased, Report, TaskId, owner::Owner, survey::Ask};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
@@ -178,5 +178,39 @@ impl MemberService for MemberServer {
             () = closed(&self.closing) => {}
         }
         Ok(Response::new(pb::AwaitEndResponse {}))
+    }
+
+    async fn await_change(
+        &self,
+        request: Request<pb::AwaitChangeRequest>,
+    ) -> Result<Response<pb::AwaitChangeResponse>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let id = id(&request.id)?;
+        let wait = request.wait.map(|wait| duration_of("wait", wait));
+        let wait = wait.transpose().map_err(refused)?.unwrap_or(WAIT);
+        let wait = wait_within(&headers, wait);
+        tokio::select! {
+            changed = self.member.await_change(id, request.known, wait) => changed.map_err(refused)?,
+            () = closed(&self.closing) => {}
+        }
+        Ok(Response::new(pb::AwaitChangeResponse {}))
+    }
+
+    async fn survey(
+        &self,
+        request: Request<pb::SurveyRequest>,
+    ) -> Result<Response<pb::SurveyResponse>, Status> {
+        let ask = Ask::try_from(request.into_inner()).map_err(refused)?;
+        let survey = self.member.survey(ask).await;
+        Ok(Response::new(survey.map_err(refused)?.into()))
+    }
+
+    async fn describe(
+        &self,
+        _: Request<pb::DescribeRequest>,
+    ) -> Result<Response<pb::DescribeResponse>, Status> {
+        let state = self.member.describe().await.map_err(refused)?;
+        let member = Some(state.into());
+        Ok(Response::new(pb::DescribeResponse { member }))
     }
 }

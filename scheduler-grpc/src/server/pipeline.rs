@@ -6,7 +6,7 @@ use futures::{Stream, stream};
 use scheduler_core::{Error, PipelineSpec, Redrive, RedriveMany, Revision};
 use tonic::{Request, Response, Status};
 
-use super::Shared;
+use super::{Shared, follow};
 use crate::{
     pb::{self, pipeline_service_server::PipelineService},
     status::to_status,
@@ -161,5 +161,56 @@ impl PipelineService for PipelineServer {
         let redrive = self.0.scheduler.redrive_many(&path, query).await;
         let redrive = redrive.map_err(|err| to_status(&err))?;
         Ok(Response::new(steps(redrive)))
+    }
+
+    async fn stats(
+        &self,
+        request: Request<pb::PipelineStatsRequest>,
+    ) -> Result<Response<pb::PipelineStats>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let stats = self.0.scheduler.stats(&path).await;
+        let stats = stats.map_err(|err| to_status(&err))?;
+        Ok(Response::new((&stats).into()))
+    }
+
+    async fn shards(
+        &self,
+        request: Request<pb::ListShardsRequest>,
+    ) -> Result<Response<pb::ListShardsResponse>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let shards = self.0.scheduler.shards(&path).await;
+        let shards = shards.map_err(|err| to_status(&err))?.into_iter();
+        let shards = shards.map(Into::into).collect();
+        Ok(Response::new(pb::ListShardsResponse { shards }))
+    }
+
+    async fn workers(
+        &self,
+        request: Request<pb::ListWorkersRequest>,
+    ) -> Result<Response<pb::ListWorkersResponse>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let workers = self.0.scheduler.workers(&path).await;
+        let workers = workers.map_err(|err| to_status(&err))?;
+        Ok(Response::new(workers.into()))
+    }
+
+    type WatchStream = follow::Events<pb::PipelineEvent>;
+
+    async fn watch(
+        &self,
+        request: Request<pb::WatchPipelineRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let (application, pipeline) = (&request.application, &request.pipeline);
+        let path = self.0.access.pipeline(&headers, application, pipeline)?;
+        let watch = self.0.scheduler.watch_pipeline(&path);
+        let watch = watch.map_err(|err| to_status(&err))?;
+        Ok(Response::new(follow::pipeline(watch, &self.0)))
     }
 }

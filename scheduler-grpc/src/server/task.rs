@@ -5,7 +5,7 @@ use std::sync::Arc;
 use scheduler_core::{CancelMany, Error, ListTasks, Submit, TaskId};
 use tonic::{Request, Response, Status};
 
-use super::{Shared, deadline::wait_within};
+use super::{Shared, deadline::wait_within, follow};
 use crate::{
     convert::{self, WAIT, duration_of},
     pb::{self, submit_result, task_service_server::TaskService},
@@ -108,6 +108,20 @@ impl TaskService for TaskServer {
             () = self.0.closed() => self.0.scheduler.get(&tenant, id).await,
         };
         Ok(Response::new(task.map_err(|err| to_status(&err))?.into()))
+    }
+
+    type WatchStream = follow::Events<pb::WatchTaskResponse>;
+
+    async fn watch(
+        &self,
+        request: Request<pb::WatchTaskRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let tenant = self.0.access.tenant(request.metadata())?;
+        let id = id(&request.get_ref().id)?;
+        let seen = follow::seen_of(&request.get_ref().seen);
+        let watch = self.0.scheduler.watch_task(&tenant, id, seen).await;
+        let watch = watch.map_err(|err| to_status(&err))?;
+        Ok(Response::new(follow::task(watch, &self.0)))
     }
 
     async fn cancel(

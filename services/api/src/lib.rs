@@ -21,6 +21,7 @@
 mod application;
 mod cancel;
 mod chart;
+mod events;
 mod guard;
 mod input;
 mod limits;
@@ -30,6 +31,7 @@ mod probe;
 mod problem;
 mod redrive;
 mod server;
+mod standing;
 mod task;
 mod time;
 mod unread;
@@ -39,6 +41,7 @@ use std::{fmt::Debug, sync::Arc};
 
 use axum::{Router, middleware, routing::get};
 use scheduler_core::{Scheduler, TenantName};
+use tokio::sync::watch;
 
 pub use self::{
     chart::{ChartError, Charts, parse_pipeline_json},
@@ -59,6 +62,8 @@ struct Shared {
     /// Names beside loopback under which it is reached.
     hosts: Vec<String>,
     metrics: Option<Arc<dyn Metrics>>,
+    /// Turns true when event streams must end.
+    closing: watch::Sender<bool>,
 }
 
 /// What `/metrics` answers.
@@ -78,6 +83,7 @@ impl Api {
                 charts: None,
                 hosts: Vec::new(),
                 metrics: None,
+                closing: watch::Sender::new(false),
             }),
         }
     }
@@ -119,6 +125,8 @@ impl Api {
                 "/api",
                 application::routes()
                     .merge(pipeline::routes())
+                    .merge(standing::routes())
+                    .merge(events::routes())
                     .merge(task::routes()),
             )
             .merge(workload_dashboard::routes())
@@ -142,6 +150,10 @@ impl Api {
 
     fn hosts(&self) -> &[String] {
         &self.shared.hosts
+    }
+
+    fn closing(&self) -> watch::Receiver<bool> {
+        self.shared.closing.subscribe()
     }
 
     fn metrics(&self) -> Option<&Arc<dyn Metrics>> {

@@ -25,7 +25,7 @@ pub(crate) struct Problem {
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+pub(crate) struct Body<'a> {
     r#type: String,
     title: &'a str,
     status: u16,
@@ -55,6 +55,18 @@ impl Problem {
             detail,
             field: None,
             retry_after_s: None,
+        }
+    }
+
+    /// What is told of it.
+    pub(crate) fn body(&self) -> Body<'_> {
+        Body {
+            r#type: format!("{TYPE}{}", self.kind),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            field: self.field.as_deref(),
+            retry_after: self.retry_after_s.map(|seconds| format!("{seconds}s")),
         }
     }
 
@@ -161,16 +173,8 @@ impl IntoResponse for Problem {
                 "request failed"
             );
         }
-        let body = Body {
-            r#type: format!("{TYPE}{}", self.kind),
-            title: self.title,
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            field: self.field.as_deref(),
-            retry_after: self.retry_after_s.map(|seconds| format!("{seconds}s")),
-        };
         // A struct of texts and numbers always has a JSON form.
-        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let body = serde_json::to_vec(&self.body()).unwrap_or_default();
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
         let media_type = HeaderValue::from_static("application/problem+json");

@@ -46,7 +46,7 @@ impl Default for Limits {
 }
 
 impl Api {
-    /// Serves the API until `shutdown` is done, then lets open requests end.
+    /// Serves the API until `shutdown` is done, then ends event streams and lets other open requests end.
     pub async fn serve(
         &self,
         listener: TcpListener,
@@ -96,6 +96,7 @@ impl Api {
                 drop(place);
             });
         }
+        self.shared.closing.send_replace(true);
         if tokio::time::timeout(limits.grace, graceful.shutdown())
             .await
             .is_err()

@@ -273,7 +273,7 @@ pub(crate) fn state_of(field: &'static str, name: &str) -> Result<StateName, Inv
 }
 
 /// The id of a task of this application: to everyone else it does not exist.
-fn task_of(api: &Api, app: &str, id: &str) -> Result<TaskId, Problem> {
+pub(crate) fn task_of(api: &Api, app: &str, id: &str) -> Result<TaskId, Problem> {
     let id = read_id(id)?;
     let path = api.scheduler().path_of(api.tenant(), id)?;
     if path.application.as_str() == app {

@@ -58,6 +58,7 @@ settings! {
     settled_max: number, "16384", "settled leases that one shard remembers, so that a repeated report gets the same answer";
     pollers_max: number, "20000", "polls that wait at once, per pipeline";
     calls_max: number, "100000", "calls that wait for an answer at once";
+    watches_max: number, "1000", "tasks and pipelines that are followed at once, by all callers together";
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::{
 use super::{
     super::{Call, Event},
     rig::{Rig, SHARD, completed, config, failed},
+    survey::Watched,
     tally,
 };
 use crate::{
@@ -497,9 +498,11 @@ fn accepted_tasks_survive_any_life() {
         let mut world = World::default();
         let mut rig = Rig::new(small(), defaults());
         limit_groups(&mut rig);
+        let mut watched = Watched::default();
         for _ in 0..N_STEPS {
             rig = world.step(rig, &mut rng);
             tally::check(&rig);
+            watched.check(&mut rig);
         }
         let mut rig = world.heal(rig);
         world.check(&mut rig, seed);

@@ -69,6 +69,8 @@ pub(super) struct Rig {
     pub(super) given_up: Vec<Slot>,
     pub(super) appends: Vec<(IdempotencyKey, NewTask)>,
     pub(super) refusals: Vec<String>,
+    /// Tasks that were said to have changed.
+    pub(super) changed: Vec<TaskId>,
     pub(super) has_stopped: bool,
     last_call: u64,
     pipeline: Pipeline,
@@ -130,6 +132,7 @@ impl Rig {
             given_up: Vec::new(),
             appends: Vec::new(),
             refusals: Vec::new(),
+            changed: Vec::new(),
             has_stopped: false,
             last_call: 0,
             config,
@@ -436,6 +439,7 @@ impl Rig {
             Action::Refused(_, why) => self.refusals.push(why),
             Action::Stopped => self.has_stopped = true,
             Action::GiveUp(slots) => self.given_up.extend(slots),
+            Action::Changed(ids) => self.changed.extend(ids),
             Action::Ended(_) => {}
             Action::LeaseEnded(..) => panic!("the member keeps this to itself"),
         }
