@@ -112,12 +112,15 @@ test("what is not there is said, with what to do", async () => {
 test("the theme follows the system until someone chooses, and the choice lasts", async () => {
   const page = await openPage(browser, dev, "/members", { theme: "dark" });
   const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const turnsTo = (theme) => page.waitForFunction((wanted) => document.documentElement.dataset.theme === wanted, theme);
   await assertShows(page, ["Who schedules"]);
   const dark = await ground();
   await page.emulateMedia({ colorScheme: "light" });
+  await turnsTo("light");
   const light = await ground();
   assert.notEqual(dark, light);
   await page.getByRole("button", { name: "Dark", exact: true }).click();
+  await turnsTo("dark");
   assert.equal(await ground(), dark);
   await page.reload();
   await assertShows(page, ["Who schedules"]);

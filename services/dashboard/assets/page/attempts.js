@@ -38,7 +38,12 @@ function attemptsOf(task) {
   }];
 }
 
-/** The whole life of a task as one line: what waits is grey, each attempt a bar. */
+function commandKind(command) {
+  if (!command.ended_at) return "runs";
+  return command.exit_code === 0 ? "completed" : "failed";
+}
+
+/** The whole life of a task as one line: what waits is grey, each attempt a bar, and each command a thin one below. */
 function Span({ task, attempts }) {
   const start = Date.parse(task.accepted_at);
   const end = Math.max(task.ended_at ? Date.parse(task.ended_at) : now.value, start + 1);
@@ -48,14 +53,20 @@ function Span({ task, attempts }) {
     const from = attempt.started_at ? x(attempt.started_at) : to;
     return { attempt, from: Math.min(from, WIDTH - BAR_MIN), width: Math.max(to - from, BAR_MIN) };
   });
+  const commands = attempts.flatMap((attempt) => commandsOf(attempt.record)).filter((command) => command.started_at);
   const kind = { running: "runs", completed: "completed", failed: "failed", cancelled: "waits" };
   const said = attempts.map((attempt) => `attempt ${attempt.number} ${attempt.state}`).join(", ") || "no attempt yet";
   const label = `Over ${duration(end - start)}: ${said}`;
   const ended = task.ended_at ? html`${task.state} <${Time} at=${task.ended_at} />` : "now";
   return html`<div class="body">
-    <svg class="span" viewBox=${`0 0 ${WIDTH} 32`} preserveAspectRatio="none" role="img" aria-label=${label}>
+    <svg class="span" viewBox=${`0 0 ${WIDTH} 40`} preserveAspectRatio="none" role="img" aria-label=${label}>
       <rect class="ground" x="0" y="12" width=${WIDTH} height="8" rx="4" />
       ${bars.map(({ attempt, from, width }) => html`<rect class=${kind[attempt.state]} x=${from} y="6" width=${width} height="20" />`)}
+      ${commands.map((command) => {
+        const from = x(command.started_at);
+        const width = Math.max((command.ended_at ? x(command.ended_at) : WIDTH) - from - 1, BAR_MIN);
+        return html`<rect class=${commandKind(command)} x=${Math.min(from, WIDTH - BAR_MIN)} y="30" width=${width} height="5" />`;
+      })}
     </svg>
     <div class="scale">
       <span>accepted <${Time} at=${task.accepted_at} /></span><span>${duration(end - start)}</span><span>${ended}</span>

@@ -12,11 +12,11 @@ const EVERY_MS = 5_000;
 
 function Row({ member }) {
   return html`<tr>
-    <${Cell} name="Member"><${Theirs} text=${member.address} mono /><//>
+    <${Cell} name="Member" text=${member.address} mono />
     <${Cell} name="State">
       <${State} name=${member.ready ? "ready" : "not ready"} />${member.why && html` <${Soft}><${Theirs} text=${member.why} /><//>`}
     <//>
-    <${Cell} name="Version"><${Theirs} text=${member.version} /><//>
+    <${Cell} name="Version" text=${member.version} />
     <${Cell} name="Shards" kind="number">${count(member.shards)}<//>
     <${Cell} name="Coming" kind="number">${count(member.coming)}<//>
     <${Cell} name="Refused" kind="number">${count(member.refused)}<//>

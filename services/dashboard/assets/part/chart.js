@@ -3,6 +3,10 @@
 import { html, useEffect, useRef } from "../core/html.js";
 import { theme } from "../core/theme.js";
 
+/** A chart that has just begun leaves room for what comes. */
+const SECONDS_MIN = 60;
+const SECONDS_STEPS = [1, 5, 10, 15, 30, 60, 120, 300];
+
 let loading;
 
 /** uPlot is large and not on every page. */
@@ -22,6 +26,7 @@ function colour(name) {
 }
 
 function optionsOf(lines, format, size) {
+  const clock = (_, seconds) => seconds.map((each) => new Date(each * 1_000).toLocaleTimeString([], { hour12: false }));
   const axis = {
     stroke: colour("text-soft"),
     grid: { stroke: colour("line"), width: 1 },
@@ -32,8 +37,14 @@ function optionsOf(lines, format, size) {
     ...size,
     legend: { show: false },
     cursor: { drag: { setScale: false }, points: { size: 6 } },
-    scales: { y: { range: (_, min, max) => [0, Math.max(max, 1)] } },
-    axes: [{ ...axis, space: 70 }, { ...axis, size: 52, space: 30, values: (_, values) => values.map(format) }],
+    scales: {
+      x: { range: (_, min, max) => [Math.min(min, max - SECONDS_MIN), max] },
+      y: { range: (_, min, max) => [0, Math.max(max * 1.1, 1)] },
+    },
+    axes: [
+      { ...axis, space: 80, incrs: SECONDS_STEPS, values: clock },
+      { ...axis, size: 52, space: 30, values: (_, values) => values.map(format) },
+    ],
     series: [{}, ...lines.map((line) => ({
       label: line.name,
       stroke: colour(line.colour),
@@ -51,14 +62,15 @@ export function Chart({ label, lines, columns, format = String }) {
   data.current = columns;
   const dark = theme.value;
   useEffect(() => {
+    const element = box.current;
+    const size = () => ({ width: Math.max(element.clientWidth, 120), height: element.clientHeight });
     let ended = false;
     let resized;
     library().then((UPlot) => {
       if (ended) return;
-      const size = () => ({ width: Math.max(box.current.clientWidth, 120), height: box.current.clientHeight });
-      plot.current = new UPlot(optionsOf(lines, format, size()), data.current, box.current);
-      resized = new ResizeObserver(() => plot.current.setSize(size()));
-      resized.observe(box.current);
+      plot.current = new UPlot(optionsOf(lines, format, size()), data.current, element);
+      resized = new ResizeObserver(() => plot.current?.setSize(size()));
+      resized.observe(element);
     });
     return () => {
       ended = true;

@@ -1,7 +1,7 @@
 // Long texts and JSON of tasks: escaped, scrollable, of a bounded size until someone asks for all.
 
 import { html, useEffect, useMemo, useRef, useState } from "../core/html.js";
-import { bytes, count } from "../core/format.js";
+import { count, many } from "../core/format.js";
 import { print, tokens } from "../core/json.js";
 import { Copy } from "./basics.js";
 
@@ -45,7 +45,7 @@ export function Text({ text, label, name = "output.txt", type = "text/plain", at
   const turn = () => setWraps(!wraps);
   return html`<div>
     <div class="over">
-      <span>${label} · ${isCut ? part : bytes(text.length)}</span>
+      <span>${label} · ${isCut ? part : many(text.length, "character")}</span>
       <span class="actions">
         ${isCut && !whole && html`<button type="button" class="quiet small" onClick=${() => setWhole(true)}>Show all</button>`}
         ${isWide && html`<button type="button" class="quiet small" aria-pressed=${wraps} onClick=${turn}>Wrap</button>`}
