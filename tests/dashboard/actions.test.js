@@ -87,6 +87,19 @@ test("a task's curl line submits the same task again, whatever is in it", async 
   await closePage(page);
 });
 
+test("copying works where the browser has no clipboard for scripts", async () => {
+  const page = await openPage(browser, dev, "/applications/shop/pipelines/hello");
+  const command = page.locator(".command");
+  await command.waitFor();
+  await page.evaluate(() => Object.defineProperty(navigator, "clipboard", { value: undefined }));
+  await command.getByRole("button").click();
+  await page.getByText("Copied").waitFor();
+  await page.getByRole("searchbox").focus();
+  await page.keyboard.press("Control+V");
+  assert.match(await page.getByRole("searchbox").inputValue(), /^curl -X POST 'http/);
+  await closePage(page);
+});
+
 test("numbers of any length keep their digits", async () => {
   const body = '{"name":"digits","exact":12345678901234567890.10}';
   const answer = await fetch(`${dev.origin}/api/applications/shop/pipelines/hello?wait=20s`, { method: "POST", body });

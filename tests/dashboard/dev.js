@@ -28,6 +28,9 @@ export async function startDev() {
   const directory = mkdtempSync(join(tmpdir(), "workload-dashboard-"));
   const flags = ["dev", "--data", join(directory, "data"), "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
   const child = spawn(PROGRAM, flags, { stdio: ["ignore", "pipe", "pipe"] });
+  // A test run that breaks off leaves nothing behind.
+  const killed = () => child.kill("SIGKILL");
+  process.once("exit", killed);
   let said = "";
   const origin = await new Promise((resolve, reject) => {
     const late = setTimeout(() => reject(new Error(`workload dev did not start:\n${said}`)), START_WAIT_MS);
@@ -56,6 +59,7 @@ export async function startDev() {
     const late = setTimeout(() => child.kill("SIGKILL"), STOP_WAIT_MS);
     await ended;
     clearTimeout(late);
+    process.off("exit", killed);
     rmSync(directory, { recursive: true, force: true });
   };
   return dev;

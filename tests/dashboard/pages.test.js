@@ -55,7 +55,8 @@ const PAGES = {
   "a completed task": {
     path: task("done"),
     shows: [
-      "completed", "Attempt 1", "echo hello {{name}}", "hello world", "exit 0", "the last step", "priority", "a-17", "<i>x</i>",
+      "completed", "Attempt 1", "echo hello {{name}}", "hello world", "exit 0", "the last step", "priority", "factor 2.0", "a-17",
+      "<i>x</i>",
     ],
   },
   "a dead letter": {

@@ -9,6 +9,8 @@ export const HOSTILE =
   `<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\${window.hacked=1}{{7*7}}` +
   `\u202eesrever\u202c مرحبا بالعالم ${"long".repeat(120)}`;
 
+/** Options of a task that is done: the factor is shown as 2.0. */
+const DONE = { metadata: { customer: "a-17", note: "<i>x</i>" }, priority: 7, retry: { factor: 2 } };
 const PIPELINES = "/applications/shop/pipelines";
 
 function deep(levels) {
@@ -41,7 +43,7 @@ export async function seed(dev) {
   await make("loud", [{ executor: "seq", commands: ["seq 1 {{to}}"] }]);
   await make("held", [{ executor: "echo", commands: ["echo {{name}}"] }]);
   await dev.call("POST", `${PIPELINES}/held/pause`, { by: "<b>mallory</b>", reason: HOSTILE.slice(0, 250) });
-  const ids = { done: await submit("hello", { name: "world" }, { metadata: { customer: "a-17", note: "<i>x</i>" }, priority: 7 }) };
+  const ids = { done: await submit("hello", { name: "world" }, DONE) };
   for (const name of ["Ada", "Grace", "Edsger", "Barbara"]) await submit("hello", { name });
   const metadata = { "<u>name</u>": HOSTILE.slice(0, 200) };
   ids.hostile = await submit("hello", { name: HOSTILE, "<b>key</b>": HOSTILE }, { metadata });

@@ -3,7 +3,10 @@
 /** The deepest nesting that is indented; what is deeper stays on one line. */
 const DEPTH_MAX = 40;
 
-/** Reads JSON. A number that JavaScript would round is kept as it is written. */
+/**
+ * Reads JSON. A number that JavaScript would write in another way, such as 2.0 or one of many digits, is kept as it is
+ * written: an object that `print` writes, and that is no number to count with.
+ */
 export function parse(text) {
   return JSON.parse(text, (_, value, context) => {
     const source = context?.source;

@@ -124,7 +124,7 @@ export function BulkCancel({ app, name, states: asked, onClose }) {
   const confirm = () => attempt(async () => {
     const { filter } = preview;
     // An id of ours: a call that was not answered can be repeated without a second bulk cancel.
-    const id = `dashboard-${crypto.randomUUID?.() ?? Date.now()}`;
+    const id = `dashboard-${crypto.getRandomValues(new Uint32Array(3)).join("-")}`;
     const body = { filter, id, all: Object.keys(filter).length === 0 };
     await follow(path, body, setProgress, () => gone.current);
     if (!gone.current) say(`The bulk cancel of ${app}/${name} is over.`);

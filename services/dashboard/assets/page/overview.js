@@ -10,7 +10,7 @@ import { Chart } from "../part/chart.js";
 import { Failures } from "../part/failures.js";
 import { PipelineLink } from "../part/frame.js";
 import { Cell, Table } from "../part/table.js";
-import { NoPipelines, readWithStats } from "./pipelines.js";
+import { NoPipelines, ofFirst, readWithStats } from "./pipelines.js";
 
 const COLUMNS = ["Pipeline", "State", "#Backlog", "#Running", "#Completed", "#Failed", "#Wait", "#Run"];
 const EVERY_MS = 2_000;
@@ -85,7 +85,7 @@ function Numbers({ rows, rates }) {
 }
 
 function Notes({ rows }) {
-  const unknown = rows.filter(({ stats }) => !stats);
+  const unknown = rows.filter(({ stats }) => stats === null);
   const held = rows.filter(({ pipeline }) => pipeline.state !== "active");
   const absent = rows.reduce((sum, { stats }) => sum + (stats?.absent ?? 0), 0);
   return html`
@@ -112,7 +112,7 @@ function All({ rows, rates, ratesOf, columns }) {
       { name: "completed", colour: "green", now: rate(rates?.completed) },
       { name: "failed attempts", colour: "red", now: rate(rates?.failed_attempts) },
     ]} /><//>
-    <${Card} title="Pipelines" flush more=${html`<${Soft}>wait and run: p50 / p99 of about 5 minutes<//>`}>
+    <${Card} title="Pipelines" flush more=${html`<${Soft}>wait and run: p50 / p99 of about 5 minutes${ofFirst(rows)}<//>`}>
       <${Table} label="Pipelines" columns=${COLUMNS}>
         ${rows.map((row) => html`<${Row} key=${row.pipeline.number} ...${row} rates=${ratesOf.get(row.pipeline.number)} />`)}
       <//>

@@ -23,7 +23,11 @@ function Waiting({ stats }) {
   </p>`;
   if (reasons.length === 0) return html`<p class="soft">Nothing in memory waits.</p>${parked}`;
   const bar = ([reason, n]) => html`<li>
-    <span>${reason}</span><meter min="0" max=${most} value=${n} aria-label=${`${reason}: ${n}`}></meter><b>${count(n)}</b>
+    <span>${reason}</span>
+    <svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">
+      <rect class="ground" width="100" height="8" /><rect width=${(n / most) * 100} height="8" />
+    </svg>
+    <b>${count(n)}</b>
   </li>`;
   return html`<ul class="bars">${reasons.map(bar)}</ul>${parked}`;
 }

@@ -24,12 +24,12 @@ function Shard({ shard }) {
   return html`<tr>
     <${Cell} name="Partition">${shard.partition}<//>
     <${Cell} name="Status"><${State} name=${shard.status} /><//>
-    <${Cell} name="Owner" text=${shard.owner} mono />
+    <${Cell} name="Owner" kind="name" text=${shard.owner} mono />
     <${Cell} name="Epoch" kind="number">${count(shard.epoch)}<//>
     <${Cell} name="Backlog" kind="number">${count(shard.backlog)}<//>
     <${Cell} name="Oldest"><${Time} at=${shard.backlog > 0 ? shard.backlog_since : undefined} /><//>
     <${Cell} name="Running" kind="number">${count(shard.states?.running)}<//>
-    <${Cell} name="Waits" text=${waits(shard)} />
+    <${Cell} name="Waits" kind="some" text=${waits(shard)} />
     <${Cell} name="Watermark" kind="number">${count(shard.watermark)} <span class="soft">of ${count(shard.log_end)}</span><//>
     <${Cell} name="Memory" kind="number">${bytes(shard.bytes)}<//>
     <${Cell} name="Claimed"><${Time} at=${shard.claimed_at} /><//>
@@ -49,14 +49,14 @@ export function Shards({ path }) {
 
 function Worker({ worker }) {
   return html`<tr>
-    <${Cell} name="Worker" text=${worker.worker} mono />
+    <${Cell} name="Worker" kind="name" text=${worker.worker} mono />
     <${Cell} name="State"><${State} name=${worker.polling ? "polling" : "busy"} /><//>
     <${Cell} name="Leases" kind="number">${count(worker.leases)}<//>
     <${Cell} name="Slots" kind="number">
       ${count(worker.slots)}${worker.credit !== undefined && html` <span class="soft">and ${count(worker.credit)} free</span>`}
     <//>
     <${Cell} name="Labels" text=${(worker.labels ?? []).join(", ")} />
-    <${Cell} name="Member" text=${worker.member} mono />
+    <${Cell} name="Member" kind="name" text=${worker.member} mono />
     <${Cell} name="Since"><${Time} at=${worker.since} /><//>
     <${Cell} name="Seen"><${Time} at=${worker.last_seen} /><//>
   </tr>`;

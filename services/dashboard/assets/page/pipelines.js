@@ -28,16 +28,25 @@ export function NoPipelines() {
   <//>`;
 }
 
-/** Pipelines with their stats; null where these cannot be had. */
+/** Of so many pipelines stats are asked for. */
+const STATS_MAX = 200;
+
+/** Pipelines with their stats; null where these cannot be had, and undefined beyond `STATS_MAX`. */
 export async function readWithStats(signal) {
   const pipelines = await readPipelines(signal);
   return Promise.all(
-    pipelines.map(async (pipeline) => {
+    pipelines.map(async (pipeline, i) => {
+      if (i >= STATS_MAX) return { pipeline, stats: undefined };
       const path = pipelinePath(pipeline.application, pipeline.name, "stats");
       const stats = await read(path, { signal }).catch(() => null);
       return { pipeline, stats };
     }),
   );
+}
+
+/** That there are more pipelines than are asked. */
+export function ofFirst(rows) {
+  return rows.length > STATS_MAX ? `, of the first ${STATS_MAX} pipelines` : "";
 }
 
 /** What a pipeline's tasks go through, in a few words. */
@@ -65,7 +74,7 @@ export function Pipelines() {
   return html`
     <${Head} title="Pipelines" beside=${all.value && html`<span class="soft">${many(all.value.length, "pipeline")}</span>`} />
     <${Loaded} read=${all} what="pipelines">${(rows) =>
-      html`<${Card} title="All pipelines" flush more=${html`<${Soft}>totals since a shard began<//>`}>
+      html`<${Card} title="All pipelines" flush more=${html`<${Soft}>totals since a shard began${ofFirst(rows)}<//>`}>
         ${rows.length === 0
           ? html`<${NoPipelines} />`
           : html`<${Table} label="Pipelines" columns=${COLUMNS}>

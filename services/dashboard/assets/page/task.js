@@ -40,14 +40,19 @@ function Waiting({ task }) {
   <//>`;
 }
 
+/** A value of an option; a number may be one that keeps its digits. */
+function plainly(value) {
+  return typeof value === "string" ? value : print(value);
+}
+
 function Options({ options }) {
   const { metadata, retry, labels, non_retryable: codes, ...plain } = options;
   const text = (value) => html`<${Theirs} text=${value} />`;
   return html`<${Facts} rows=${[
-    ...Object.entries(plain).map(([name, value]) => [name, name.endsWith("_at") ? html`<${Time} at=${value} />` : text(String(value))]),
+    ...Object.entries(plain).map(([name, value]) => [name, name.endsWith("_at") ? html`<${Time} at=${value} />` : text(plainly(value))]),
     ["labels", labels && text(labels.join(", "))],
     ["non_retryable", codes && text(codes.join(", "))],
-    ["retry", retry && text(Object.entries(retry).map(([name, value]) => `${name} ${value}`).join(", "))],
+    ["retry", retry && text(Object.entries(retry).map(([name, value]) => `${name} ${plainly(value)}`).join(", "))],
     ...Object.entries(metadata ?? {}).map(([name, value]) => [html`<${Theirs} text=${name} max=${80} />`, text(value)]),
   ]} />`;
 }

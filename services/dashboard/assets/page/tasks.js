@@ -149,14 +149,14 @@ export function Tasks() {
     { everyMs: filter.pipeline ? undefined : EVERY_MS },
   );
   const due = useRef(null);
-  const status = useEvents(listensTo, {
-    changes: () => {
-      due.current ??= setTimeout(() => {
-        due.current = null;
-        page.again();
-      }, CHANGED_MS);
-    },
-  });
+  const changed = () => {
+    due.current ??= setTimeout(() => {
+      due.current = null;
+      page.again();
+    }, CHANGED_MS);
+  };
+  // Stats come first on a stream, so what changed while there was none is seen as well.
+  const status = useEvents(listensTo, { stats: changed, changes: changed });
   const beside = html`<span class="soft"><${Theirs} text=${filter.pipeline} /></span>${listensTo && html`<${Live} status=${status} />`}`;
   return html`
     <${Head} title="Tasks" beside=${filter.pipeline && beside}>

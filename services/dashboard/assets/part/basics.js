@@ -129,12 +129,25 @@ export function Command({ text }) {
   return html`<div class="command"><pre class="text" tabindex="0" aria-label="Command">${text}</pre><${Copy} text=${text} /></div>`;
 }
 
+/** Copies by the older way: the newer one is only there under HTTPS and on this machine. */
+function copyBySelection(text) {
+  const field = document.createElement("textarea");
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  const isDone = document.execCommand("copy");
+  field.remove();
+  if (!isDone) throw new Error("the browser does not copy");
+}
+
 /** Copies a text; `text` may be a function. */
 export function Copy({ text, label = "Copy", small = true, quiet = false }) {
   const [said, setSaid] = useState("");
   async function copy() {
+    const copied = typeof text === "function" ? text() : text;
     try {
-      await navigator.clipboard.writeText(typeof text === "function" ? text() : text);
+      if (navigator.clipboard) await navigator.clipboard.writeText(copied);
+      else copyBySelection(copied);
       setSaid("Copied");
     } catch {
       setSaid("Not allowed");

@@ -36,13 +36,14 @@ function optionsOf(lines, format, size) {
   return {
     ...size,
     legend: { show: false },
+    padding: [8, 12, 0, 0],
     cursor: { drag: { setScale: false }, points: { size: 6 } },
     scales: {
       x: { range: (_, min, max) => [Math.min(min, max - SECONDS_MIN), max] },
       y: { range: (_, min, max) => [0, Math.max(max * 1.1, 1)] },
     },
     axes: [
-      { ...axis, space: 80, incrs: SECONDS_STEPS, values: clock },
+      { ...axis, size: 26, space: 80, incrs: SECONDS_STEPS, values: clock },
       { ...axis, size: 52, space: 30, values: (_, values) => values.map(format) },
     ],
     series: [{}, ...lines.map((line) => ({
