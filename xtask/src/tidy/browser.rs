@@ -71,12 +71,10 @@ fn faults_of(name: &str, text: &str) -> Vec<String> {
                 "line {n} has an inline handler or style, which the policy refuses"
             ));
         }
-        if let Some(word) = declared(line).filter(|ident| {
-            let says_nothing = |word: &&str| ident.ends_with(*word);
-            BANNED.iter().any(|word| says_nothing(&word))
-        }) {
+        let says_nothing = |name: &&str| BANNED.iter().any(|word| name.ends_with(word));
+        if let Some(name) = declared(line).filter(says_nothing) {
             fault(format!(
-                "line {n}: {word} needs a name that says what it is"
+                "line {n}: {name} needs a name that says what it is"
             ));
         }
     }
