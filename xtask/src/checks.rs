@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use test_servers::{Kafka, Tidb};
 
-use crate::{codegen, demo, programs, tidy};
+use crate::{codegen, dashboard, demo, programs, tidy};
 
 /// Whether the real Kafka and TiDB take part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,7 @@ pub(crate) fn run(servers: Servers) -> anyhow::Result<()> {
     let mut stages = Stages::default();
     stages.run("programs", || {
         programs::ensure(&["tesseract", "wget", "strace"])?;
+        dashboard::ensure()?;
         match servers {
             Servers::With => programs::ensure(&["pkg-config", programs::OPENSSL]),
             Servers::Without => Ok(()),
@@ -52,6 +53,7 @@ pub(crate) fn run(servers: Servers) -> anyhow::Result<()> {
     if servers == Servers::With {
         stages.run("demo --cluster", || demo::run(demo::On::Cluster))?;
     }
+    stages.run("dashboard", dashboard::run)?;
     stages.run("clippy", || {
         let lints = [
             "clippy",

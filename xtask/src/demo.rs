@@ -43,7 +43,7 @@ pub(crate) enum On {
 }
 
 /// Where cargo puts a program of ours.
-fn built(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn built(name: &str) -> anyhow::Result<PathBuf> {
     // This very program lies where cargo puts programs.
     let own = std::env::current_exe().context("cannot find this program")?;
     let binary = own.with_file_name(name);

@@ -7,6 +7,7 @@
 mod chaos;
 mod checks;
 mod codegen;
+mod dashboard;
 mod demo;
 mod mutants;
 mod programs;
@@ -18,8 +19,9 @@ const USAGE: &str = "usage: cargo xtask <chore>
 
   demo              builds everything, and reads the texts of pictures through the whole system
   demo --cluster    the same on Kafka and TiDB, with each service as a process of its own
-  test              checks everything: format, rules, build, tests, demo, lints, docs
+  test              checks everything: format, rules, build, tests, demo, dashboard, lints, docs
   test --no-servers the same without Kafka and TiDB, and says so
+  dashboard         tries every page of the dashboard in a real browser
   servers           fetches Kafka and builds TiDB for the tests, once
   chaos [--minutes N] [--seed S]
                     harms a cluster under load at random, and judges what was seen
@@ -36,6 +38,7 @@ fn main() -> anyhow::Result<()> {
         ["demo", "--cluster"] => demo::build_and_run(demo::On::Cluster),
         ["test"] => checks::run(checks::Servers::With),
         ["test", "--no-servers"] => checks::run(checks::Servers::Without),
+        ["dashboard"] => dashboard::build_and_run(),
         ["servers"] => {
             println!("Kafka is in {}", test_servers::fetch_kafka()?.display());
             println!("TiDB is {}", test_servers::fetch_tidb()?.display());

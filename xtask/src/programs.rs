@@ -44,6 +44,7 @@ pub(crate) fn ensure(programs: &[&str]) -> anyhow::Result<()> {
 fn package_of(program: &str) -> &str {
     match program {
         "tesseract" => "tesseract-ocr",
+        "node" => "nodejs",
         OPENSSL => "libssl-dev",
         program => program,
     }

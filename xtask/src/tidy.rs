@@ -1,5 +1,7 @@
 //! Rules that no compiler checks: how the repository reads, and which way its arrows point.
 
+mod browser;
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
@@ -32,7 +34,7 @@ const LINES_MAX: usize = 500;
 /// Checks all rules, and tells everything that breaks one.
 pub(crate) fn check() -> anyhow::Result<()> {
     let mut faults = Vec::new();
-    let files = rust_files(root())?;
+    let files = listed(root(), "*.rs")?;
     if files.len() < 50 {
         bail!(
             "only {} Rust files were found; the search is broken",
@@ -48,6 +50,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
             .to_string();
         check_file(&name, &text, &mut faults);
     }
+    browser::check(&mut faults)?;
     check_apply("scheduler-core/src/task/event.rs", &mut faults)?;
     for port in ["log", "store", "catalog"] {
         check_cases(port, &mut faults)?;
@@ -59,14 +62,15 @@ pub(crate) fn check() -> anyhow::Result<()> {
     bail!("{} faults:\n{}", faults.len(), faults.join("\n"))
 }
 
-fn rust_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// All files of the repository that fit a pattern, new ones too.
+fn listed(dir: &Path, pattern: &str) -> anyhow::Result<Vec<PathBuf>> {
     let listed = Command::new("git")
         .args([
             "ls-files",
             "--cached",
             "--others",
             "--exclude-standard",
-            "*.rs",
+            pattern,
         ])
         .current_dir(dir)
         .output()

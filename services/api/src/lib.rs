@@ -129,6 +129,7 @@ impl Api {
                     .merge(events::routes())
                     .merge(task::routes()),
             )
+            .merge(workload_dashboard::routes())
             .fallback(problem::no_such_path)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .layer(middleware::from_fn_with_state(

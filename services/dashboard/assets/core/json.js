@@ -1,0 +1,50 @@
+// JSON as it was written: numbers keep their digits, and texts of any depth are printed for people.
+
+/** The deepest nesting that is indented; what is deeper stays on one line. */
+const DEPTH_MAX = 40;
+
+/**
+ * Reads JSON. A number that JavaScript would write in another way, such as 2.0 or one of many digits, is kept as it is
+ * written: an object that `print` writes, and that is no number to count with.
+ */
+export function parse(text) {
+  return JSON.parse(text, (_, value, context) => {
+    const source = context?.source;
+    const rounded = typeof value === "number" && source !== undefined && String(value) !== source;
+    return rounded && JSON.rawJSON ? JSON.rawJSON(source) : value;
+  });
+}
+
+/** JSON with an indent of two. */
+export function print(value) {
+  const text = JSON.stringify(value, null, 2) ?? "";
+  return depth(value) > DEPTH_MAX ? JSON.stringify(value) : text;
+}
+
+function depth(value, so_far = 0) {
+  if (value === null || typeof value !== "object" || so_far > DEPTH_MAX) return so_far;
+  let most = so_far + 1;
+  for (const inner of Object.values(value)) most = Math.max(most, depth(inner, so_far + 1));
+  return most;
+}
+
+const TOKEN = /("(?:\\.|[^"\\])*")(\s*:)?|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|\b(?:true|false|null)\b/g;
+
+/** Cuts printed JSON into `{kind, text}`, to be coloured: kinds are key, string, number, word and none. */
+export function tokens(text) {
+  const found = [];
+  let at = 0;
+  for (const match of text.matchAll(TOKEN)) {
+    if (match.index > at) found.push({ kind: "", text: text.slice(at, match.index) });
+    const [whole, string, colon] = match;
+    if (string && colon) {
+      found.push({ kind: "key", text: string }, { kind: "", text: colon });
+    } else {
+      const kind = string ? "string" : /^[-\d]/.test(whole) ? "number" : "word";
+      found.push({ kind, text: whole });
+    }
+    at = match.index + whole.length;
+  }
+  if (at < text.length) found.push({ kind: "", text: text.slice(at) });
+  return found;
+}
