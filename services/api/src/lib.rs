@@ -19,6 +19,7 @@
 //! ```
 
 mod application;
+mod batch;
 mod cancel;
 mod chart;
 mod events;
@@ -41,7 +42,7 @@ use std::{fmt::Debug, sync::Arc};
 
 use axum::{Router, middleware, routing::get};
 use scheduler_core::{Scheduler, TenantName};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use self::{
     chart::{ChartError, Charts, parse_pipeline_json},
@@ -62,8 +63,9 @@ struct Shared {
     /// Names beside loopback under which it is reached.
     hosts: Vec<String>,
     metrics: Option<Arc<dyn Metrics>>,
-    /// Turns true when event streams must end.
+    /// Turns true when what goes on for long must end.
     closing: watch::Sender<bool>,
+    batches: Arc<Semaphore>,
 }
 
 /// What `/metrics` answers.
@@ -84,6 +86,7 @@ impl Api {
                 hosts: Vec::new(),
                 metrics: None,
                 closing: watch::Sender::new(false),
+                batches: Arc::new(Semaphore::new(batch::BATCHES_MAX)),
             }),
         }
     }
@@ -153,6 +156,10 @@ impl Api {
 
     fn closing(&self) -> watch::Receiver<bool> {
         self.shared.closing.subscribe()
+    }
+
+    fn batches(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.shared.batches)
     }
 
     fn metrics(&self) -> Option<&Arc<dyn Metrics>> {

@@ -79,7 +79,7 @@ fn line(so_far: &Redriving, over: bool) -> Bytes {
     })
 }
 
-fn json_line(value: &impl Serialize) -> Bytes {
+pub(crate) fn json_line(value: &impl Serialize) -> Bytes {
     // Numbers and texts always become JSON.
     let mut line = serde_json::to_vec(value).unwrap_or_default();
     line.push(b'\n');

@@ -9,12 +9,14 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use scheduler_core::{Error, Invalid, ListTasks, PipelinePath, StateName, Submit, TaskId};
+use scheduler_core::{
+    Error, Invalid, ListTasks, PipelinePath, StateName, Submit, Submitted, TaskId,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Api, cancel,
+    Api, batch, cancel,
     input::{
         NoQuery, Object, Segments, WRAPPING_BYTES_MAX, read_body, read_id, read_json, read_query,
     },
@@ -30,6 +32,10 @@ pub(crate) fn routes() -> Router<Api> {
         .route(
             "/applications/{app}/pipelines/{pipeline}/tasks",
             get(list).post(submit_wrapped),
+        )
+        .route(
+            "/applications/{app}/pipelines/{pipeline}/tasks/batch",
+            post(batch::submit),
         )
         .route(
             "/applications/{app}/pipelines/{pipeline}/tasks/cancel",
@@ -79,20 +85,47 @@ struct ListQuery {
     page_token: Option<String>,
 }
 
+/// A task with its options.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wrapped {
+pub(crate) struct Wrapped {
     data: Box<RawValue>,
     #[serde(default)]
     options: Object<OptionsJson>,
 }
 
+impl Wrapped {
+    /// Reads a line of a batch.
+    pub(crate) fn of_line(text: &[u8]) -> Result<Submit, Problem> {
+        let Object(wrapped): Object<Self> = serde_json::from_slice(text)
+            .map_err(|err| Problem::malformed(format!("the line is not as expected: {err}")))?;
+        let (options, delay) = wrapped.options.0.read().map_err(Error::from)?;
+        Ok(Submit {
+            data: Bytes::from(wrapped.data.get().to_owned()),
+            options,
+            delay,
+            traceparent: None,
+        })
+    }
+}
+
+/// An accepted task.
 #[derive(Debug, Serialize)]
-struct SubmittedJson {
+pub(crate) struct SubmittedJson {
     id: String,
     state: &'static str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     repeated: bool,
+}
+
+impl From<Submitted> for SubmittedJson {
+    fn from(submitted: Submitted) -> Self {
+        Self {
+            id: submitted.id.to_string(),
+            state: submitted.state.as_str(),
+            repeated: submitted.repeated,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
