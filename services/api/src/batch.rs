@@ -18,6 +18,8 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use self::lines::{Line, Lines};
+use utoipa::ToSchema;
+
 use crate::{
     Api,
     input::{BODY_WAIT, NoQuery, Segments, WRAPPING_BYTES_MAX, slow_body},
@@ -35,19 +37,21 @@ const CHUNK_LINES_MAX: usize = 500;
 const CHUNK_BYTES_MAX: usize = 4 << 20;
 
 /// What became of one line.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct AcceptedLine {
     /// Counted from 1, with those that are blank.
     line: u64,
     #[serde(flatten)]
+    #[schema(ignore)]
     submitted: SubmittedJson,
 }
 
 /// Why a line was not accepted.
-#[derive(Serialize)]
-struct RefusedLine<'a> {
+#[derive(Serialize, ToSchema)]
+pub(crate) struct RefusedLine<'a> {
     line: u64,
     #[serde(flatten)]
+    #[schema(ignore)]
     problem: problem::Body<'a>,
 }
 
@@ -179,6 +183,15 @@ async fn step(mut batch: Batch) -> Option<(Result<Bytes, Error>, Batch)> {
     Some((Ok(submit_chunk(&api, &path, chunk).await), batch))
 }
 
+/// Submits many tasks: a line of JSON each.
+#[utoipa::path(
+    post, path = "/applications/{app}/pipelines/{pipeline}/tasks/batch", operation_id = "submitTasks", tag = "tasks",
+    request_body(content = Wrapped, content_type = "application/x-ndjson", description = "A line of JSON for each task; any number of them"),
+    responses(
+        (status = 200, description = "A line of JSON for each line that is not blank, in order: `AcceptedLine` or `RefusedLine`", body = AcceptedLine, content_type = "application/x-ndjson"),
+        (status = 409, description = "The pipeline takes no tasks"),
+    ),
+)]
 pub(crate) async fn submit(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,

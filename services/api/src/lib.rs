@@ -26,6 +26,7 @@ mod events;
 mod guard;
 mod input;
 mod limits;
+mod openapi;
 mod options;
 mod pipeline;
 mod probe;
@@ -40,9 +41,10 @@ mod view;
 
 use std::{fmt::Debug, sync::Arc};
 
-use axum::{Router, middleware, routing::get};
+use axum::{Router, middleware};
 use scheduler_core::{Scheduler, TenantName};
 use tokio::sync::{Semaphore, watch};
+use utoipa_axum::router::OpenApiRouter;
 
 pub use self::{
     chart::{ChartError, Charts, parse_pipeline_json},
@@ -66,6 +68,16 @@ struct Shared {
     /// Turns true when what goes on for long must end.
     closing: watch::Sender<bool>,
     batches: Arc<Semaphore>,
+}
+
+/// Every route that is documented, and no other is served but the document itself.
+fn documented() -> OpenApiRouter<Api> {
+    let api = application::routes()
+        .merge(pipeline::routes())
+        .merge(standing::routes())
+        .merge(events::routes())
+        .merge(task::routes());
+    probe::routes().nest("/api", api)
 }
 
 /// What `/metrics` answers.
@@ -120,18 +132,7 @@ impl Api {
 
     /// All routes, guarded; [`serve`](Self::serve) adds the limits of connections.
     pub fn router(&self) -> Router {
-        Router::new()
-            .route("/healthz", get(probe::healthz))
-            .route("/readyz", get(probe::readyz))
-            .route("/metrics", get(probe::metrics))
-            .nest(
-                "/api",
-                application::routes()
-                    .merge(pipeline::routes())
-                    .merge(standing::routes())
-                    .merge(events::routes())
-                    .merge(task::routes()),
-            )
+        openapi::served(documented())
             .fallback(problem::no_such_path)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .layer(middleware::from_fn_with_state(
@@ -140,6 +141,12 @@ impl Api {
             ))
             .layer(middleware::from_fn(unread::read_to_end))
             .with_state(self.clone())
+    }
+
+    /// What [`router`](Self::router) answers, as an OpenAPI 3.1 document: it is made from the handlers.
+    #[must_use]
+    pub fn openapi() -> serde_json::Value {
+        openapi::document(documented().into_openapi())
     }
 
     fn scheduler(&self) -> &Scheduler {

@@ -135,7 +135,7 @@ async fn thousands_of_lines_are_answered_in_order_and_a_broken_one_stops_none() 
         text.push('\n');
         expected.extend(answer.map(|answer| (n, answer)));
     }
-    let (one, other) = text.split_at(100_003);
+    let (one, other) = text.split_at(50_003);
     let answers = batch(served.address, &[one, other]).await;
     let told = answers.iter().map(|answer| {
         let problem = answer["type"].as_str().unwrap_or("urn:workload:problem:");
