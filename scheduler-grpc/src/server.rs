@@ -7,6 +7,7 @@ mod deadline;
 mod follow;
 mod member;
 mod pipeline;
+mod submit;
 mod task;
 mod tenant;
 

@@ -1618,6 +1618,19 @@ pub struct SubmitBatchRequest {
     #[prost(message, repeated, tag = "3")]
     pub tasks: ::prost::alloc::vec::Vec<NewTask>,
 }
+/// One of many tasks of one pipeline.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SubmitStreamRequest {
+    /// The application; needed in the first message, and not looked at in later ones.
+    #[prost(string, tag = "1")]
+    pub application: ::prost::alloc::string::String,
+    /// The pipeline; likewise.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+    /// The task.
+    #[prost(message, optional, tag = "3")]
+    pub task: ::core::option::Option<NewTask>,
+}
 /// One result for each task, in order.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubmitBatchResponse {
@@ -2135,6 +2148,34 @@ pub mod task_service_client {
                 .insert(GrpcMethod::new("workload.v1.TaskService", "SubmitBatch"));
             self.inner.unary(req, path, codec).await
         }
+        /// Submits any number of tasks of one pipeline: one result each, in order, as they are accepted. A client that does not
+        /// read the results is not read on either.
+        pub async fn submit_stream(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<
+                Message = super::SubmitStreamRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SubmitResult>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/workload.v1.TaskService/SubmitStream",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("workload.v1.TaskService", "SubmitStream"));
+            self.inner.streaming(req, path, codec).await
+        }
         /// Reads a task.
         pub async fn get(
             &mut self,
@@ -2352,6 +2393,21 @@ pub mod task_service_server {
             request: tonic::Request<super::SubmitBatchRequest>,
         ) -> std::result::Result<
             tonic::Response<super::SubmitBatchResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the SubmitStream method.
+        type SubmitStreamStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SubmitResult, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Submits any number of tasks of one pipeline: one result each, in order, as they are accepted. A client that does not
+        /// read the results is not read on either.
+        async fn submit_stream(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::SubmitStreamRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<Self::SubmitStreamStream>,
             tonic::Status,
         >;
         /// Reads a task.
@@ -2574,6 +2630,54 @@ pub mod task_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/workload.v1.TaskService/SubmitStream" => {
+                    #[allow(non_camel_case_types)]
+                    struct SubmitStreamSvc<T: TaskService>(pub Arc<T>);
+                    impl<
+                        T: TaskService,
+                    > tonic::server::StreamingService<super::SubmitStreamRequest>
+                    for SubmitStreamSvc<T> {
+                        type Response = super::SubmitResult;
+                        type ResponseStream = T::SubmitStreamStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::SubmitStreamRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskService>::submit_stream(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SubmitStreamSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

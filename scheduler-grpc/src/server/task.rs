@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use scheduler_core::{CancelMany, Error, ListTasks, Submit, TaskId};
-use tonic::{Request, Response, Status};
+use scheduler_core::{CancelMany, Error, ListTasks, Submit, Submitted, TaskId};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{Shared, deadline::wait_within, follow};
+use super::{Shared, deadline::wait_within, follow, submit};
 use crate::{
     convert::{self, WAIT, duration_of},
     pb::{self, submit_result, task_service_server::TaskService},
@@ -22,12 +22,25 @@ fn id(text: &str) -> Result<TaskId, Status> {
         .map_err(|_| to_status(&Error::not_found("task", text)))
 }
 
-fn submit_of(task: Option<pb::NewTask>, traceparent: Option<&str>) -> Result<Submit, Error> {
+pub(super) fn submit_of(
+    task: Option<pb::NewTask>,
+    traceparent: Option<&str>,
+) -> Result<Submit, Error> {
     let mut submit = Submit::try_from(task.unwrap_or_default())?;
     if submit.traceparent.is_none() {
         submit.traceparent = traceparent.map(Into::into);
     }
     Ok(submit)
+}
+
+pub(super) fn result_of(answer: Result<Submitted, Error>) -> pb::SubmitResult {
+    let result = match answer {
+        Ok(submitted) => submit_result::Result::Submitted(submitted.into()),
+        Err(err) => submit_result::Result::Error(to_rpc(&err)),
+    };
+    pb::SubmitResult {
+        result: Some(result),
+    }
 }
 
 fn traceparent<T>(request: &Request<T>) -> Option<String> {
@@ -69,17 +82,26 @@ impl TaskService for TaskServer {
         let answers = self.0.scheduler.submit_batch(&path, good.collect()).await;
         let mut answers = answers.map_err(|err| to_status(&err))?.into_iter();
         let results = parts.into_iter().map(|part| {
-            let answer = part.and_then(|_| answers.next().unwrap_or_else(super::unanswered));
-            let result = match answer {
-                Ok(submitted) => submit_result::Result::Submitted(submitted.into()),
-                Err(err) => submit_result::Result::Error(to_rpc(&err)),
-            };
-            pb::SubmitResult {
-                result: Some(result),
-            }
+            result_of(part.and_then(|_| answers.next().unwrap_or_else(super::unanswered)))
         });
         let results = results.collect();
         Ok(Response::new(pb::SubmitBatchResponse { results }))
+    }
+
+    type SubmitStreamStream = follow::Events<pb::SubmitResult>;
+
+    async fn submit_stream(
+        &self,
+        request: Request<Streaming<pb::SubmitStreamRequest>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        let traceparent = traceparent(&request);
+        let (headers, _, tasks) = request.into_parts();
+        Ok(Response::new(submit::results(
+            Arc::clone(&self.0),
+            headers,
+            tasks,
+            traceparent,
+        )))
     }
 
     async fn get(

@@ -1,11 +1,10 @@
 //! Routes of applications.
 
-use axum::{
-    Json, Router, body::Body, extract::State, http::StatusCode, response::IntoResponse,
-    routing::get,
-};
+use axum::{Json, body::Body, extract::State, http::StatusCode, response::IntoResponse};
 use scheduler_core::{ApplicationPath, Invalid};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Api,
@@ -14,19 +13,21 @@ use crate::{
     view::ApplicationJson,
 };
 
-pub(crate) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/applications", get(list).post(create))
-        .route("/applications/{app}", get(read).delete(remove))
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(read, remove))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewApplication)]
 struct Create {
     name: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Applications)]
 struct ListJson {
     applications: Vec<ApplicationJson>,
 }
@@ -42,6 +43,15 @@ pub(crate) fn path_of(api: &Api, app: &str) -> Result<ApplicationPath, Problem> 
     })
 }
 
+/// Creates an application.
+#[utoipa::path(
+    post, path = "/applications", operation_id = "createApplication", tag = "applications",
+    request_body(content = Create, example = json!({"name": "shop"})),
+    responses(
+        (status = 201, description = "Created", body = ApplicationJson, headers(("location" = String, description = "Where it is read"))),
+        (status = 409, description = "The name is taken"),
+    ),
+)]
 async fn create(
     State(api): State<Api>,
     _: NoQuery,
@@ -59,12 +69,26 @@ async fn create(
     ))
 }
 
+/// Lists the applications of the tenant.
+#[utoipa::path(
+    get, path = "/applications", operation_id = "listApplications", tag = "applications",
+    responses(
+        (status = 200, description = "All of the tenant, by name", body = ListJson),
+    ),
+)]
 async fn list(State(api): State<Api>, _: NoQuery) -> Result<impl IntoResponse, Problem> {
     let applications = api.scheduler().applications(api.tenant()).await?;
     let applications = applications.into_iter().map(Into::into).collect();
     Ok(Json(ListJson { applications }))
 }
 
+/// Reads an application.
+#[utoipa::path(
+    get, path = "/applications/{app}", operation_id = "getApplication", tag = "applications",
+    responses(
+        (status = 200, description = "The application", body = ApplicationJson),
+    ),
+)]
 async fn read(
     State(api): State<Api>,
     Segments(app): Segments<String>,
@@ -74,6 +98,14 @@ async fn read(
     Ok(Json(ApplicationJson::from(application)))
 }
 
+/// Deletes an application without pipelines.
+#[utoipa::path(
+    delete, path = "/applications/{app}", operation_id = "deleteApplication", tag = "applications",
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = 409, description = "It has pipelines"),
+    ),
+)]
 async fn remove(
     State(api): State<Api>,
     Segments(app): Segments<String>,

@@ -11,6 +11,7 @@ use axum::{
 };
 use scheduler_core::{BulkCancel, CancelFilter, CancelMany, CancelPreview, Error, Invalid};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     Api,
@@ -22,8 +23,9 @@ use crate::{
 };
 
 /// Which tasks to cancel, or to count.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = CancelRequest)]
 struct CancelIn {
     filter: FilterIn,
     /// That an empty filter is meant.
@@ -32,8 +34,9 @@ struct CancelIn {
     preview: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = CancelFilter)]
 struct FilterIn {
     key: Option<String>,
     group: Option<String>,
@@ -66,7 +69,8 @@ impl TryFrom<FilterIn> for CancelFilter {
 }
 
 /// How far a bulk cancel is.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = BulkCancel)]
 struct CancelJson {
     id: String,
     cancelled: u64,
@@ -83,8 +87,18 @@ impl From<BulkCancel> for CancelJson {
     }
 }
 
+/// The answer: by `preview`.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = CancelledOrCounted)]
+enum Answer {
+    Cancelled(CancelJson),
+    Counted(PreviewJson),
+}
+
 /// What a bulk cancel would be about.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CancelPreview)]
 struct PreviewJson {
     found: BTreeMap<&'static str, u64>,
     backlog_max: u64,
@@ -102,6 +116,16 @@ impl From<CancelPreview> for PreviewJson {
     }
 }
 
+/// Cancels all tasks that fit a filter and were accepted before the call, or counts them.
+#[utoipa::path(
+    post, path = "/applications/{app}/pipelines/{pipeline}/tasks/cancel", operation_id = "cancelTasks", tag = "tasks",
+    request_body(content = CancelIn, example = json!({"filter": {"group": "g"}, "preview": true})),
+    responses(
+        (status = 200, description = "All are cancelled, or with `preview` they are counted", body = Answer),
+        (status = 202, description = "The bulk cancel is durable and goes on; call again with its id", body = CancelJson),
+        (status = 409, description = "The id was used for another filter"),
+    ),
+)]
 pub(crate) async fn cancel(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
@@ -114,7 +138,7 @@ pub(crate) async fn cancel(
     let filter = filter.map_err(Error::from)?;
     if given.preview {
         let preview = api.scheduler().preview_cancel(&path, &filter).await?;
-        return Ok(Json(PreviewJson::from(preview)).into_response());
+        return Ok(Json(Answer::Counted(preview.into())).into_response());
     }
     let id = given.id.as_deref().map(TryInto::try_into).transpose();
     let wish = CancelMany {
@@ -128,5 +152,5 @@ pub(crate) async fn cancel(
     } else {
         StatusCode::ACCEPTED
     };
-    Ok((status, Json(cancel)).into_response())
+    Ok((status, Json(Answer::Cancelled(cancel))).into_response())
 }

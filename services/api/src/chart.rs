@@ -5,6 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 use scheduler_core::{ExecutorName, Invalid, Step, pipeline::command::CommandTemplate};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::input::Object;
 
@@ -21,8 +22,9 @@ pub trait Charts: Debug + Send + Sync {
 }
 
 /// Steps as users write them.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewStep)]
 pub(crate) struct StepIn {
     executor: String,
     commands: Vec<String>,

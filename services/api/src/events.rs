@@ -6,19 +6,19 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
-    Router,
     extract::State,
     http::{HeaderMap, StatusCode},
     response::{
         IntoResponse, Response, Sse,
         sse::{Event, KeepAlive},
     },
-    routing::get,
 };
 use futures::{Stream, stream};
 use scheduler_core::{Error, PipelineEvent, PipelineWatch, TaskChanges, TaskView, TaskWatch};
 use serde::Serialize;
 use tokio::sync::watch;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Api,
@@ -36,25 +36,24 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How long a browser waits before it opens a broken stream anew.
 const RETRY: Duration = Duration::from_secs(2);
 
-pub(crate) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/applications/{app}/tasks/{id}/events", get(of_task))
-        .route(
-            "/applications/{app}/pipelines/{pipeline}/events",
-            get(of_pipeline),
-        )
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(of_task))
+        .routes(routes!(of_pipeline))
 }
 
 /// Tasks that changed.
-#[derive(Debug, Serialize)]
-struct ChangesJson {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TaskChanges)]
+pub(crate) struct ChangesJson {
     changes: Vec<ChangeJson>,
     /// So many more changes there were, which are not told.
     missed: u64,
 }
 
 /// A task is shown otherwise than before.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TaskChange)]
 struct ChangeJson {
     id: String,
     state: &'static str,
@@ -144,6 +143,16 @@ fn events<T: Told>(
     Sse::new(events).keep_alive(alive)
 }
 
+/// Follows a task to its end, as server-sent events.
+#[utoipa::path(
+    get, path = "/applications/{app}/tasks/{id}/events", operation_id = "followTask", tag = "tasks",
+    params(("last-event-id" = Option<String>, Header, description = "The id of the event that was seen last")),
+    responses(
+        (status = 200, description = "Events `task`: the task as it stands now and whenever that changes, until it has ended; `problem` before an early end", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "The end has been seen already: do not come again"),
+        (status = 410, description = "It ended and is no longer kept"),
+    ),
+)]
 async fn of_task(
     State(api): State<Api>,
     Segments((app, id)): Segments<(String, String)>,
@@ -160,6 +169,13 @@ async fn of_task(
     Ok(events(&api, watch).into_response())
 }
 
+/// Follows a pipeline, as server-sent events.
+#[utoipa::path(
+    get, path = "/applications/{app}/pipelines/{pipeline}/events", operation_id = "followPipeline", tag = "pipelines",
+    responses(
+        (status = 200, description = "Events `stats`: `PipelineStats` now and whenever they differ; `changes`: `TaskChanges`; `problem` before an early end. At most one of each a second", body = String, content_type = "text/event-stream"),
+    ),
+)]
 async fn of_pipeline(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,

@@ -17,8 +17,8 @@ use serde::{
 
 use crate::problem::Problem;
 
-/// How long a client may take to send a body.
-const BODY_WAIT: Duration = Duration::from_secs(30);
+/// How long a client may take to send a body, or the next piece of one that has any length.
+pub(crate) const BODY_WAIT: Duration = Duration::from_secs(30);
 /// The largest body that describes something (a pipeline, an application).
 pub(crate) const DESCRIPTION_BYTES_MAX: usize = 256 << 10;
 /// What a task's data may be wrapped in.
@@ -93,13 +93,17 @@ pub(crate) async fn read_body(
         }
         .into()),
         Ok(Err(err)) => Err(Problem::malformed(format!("the body broke off: {err}"))),
-        Err(_) => Err(Problem::new(
-            axum::http::StatusCode::REQUEST_TIMEOUT,
-            "slow-body",
-            "The body came too slowly",
-            "the whole body must arrive within 30s",
-        )),
+        Err(_) => Err(slow_body()),
     }
+}
+
+pub(crate) fn slow_body() -> Problem {
+    Problem::new(
+        axum::http::StatusCode::REQUEST_TIMEOUT,
+        "slow-body",
+        "The body came too slowly",
+        "the whole body must arrive within 30s, or of a batch the next line",
+    )
 }
 
 /// Reads a body as a JSON object. Unknown fields are errors, and nesting is limited to 128 levels.

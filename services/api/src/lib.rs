@@ -19,12 +19,14 @@
 //! ```
 
 mod application;
+mod batch;
 mod cancel;
 mod chart;
 mod events;
 mod guard;
 mod input;
 mod limits;
+mod openapi;
 mod options;
 mod pipeline;
 mod probe;
@@ -39,9 +41,10 @@ mod view;
 
 use std::{fmt::Debug, sync::Arc};
 
-use axum::{Router, middleware, routing::get};
+use axum::{Router, middleware};
 use scheduler_core::{Scheduler, TenantName};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use utoipa_axum::router::OpenApiRouter;
 
 pub use self::{
     chart::{ChartError, Charts, parse_pipeline_json},
@@ -62,8 +65,19 @@ struct Shared {
     /// Names beside loopback under which it is reached.
     hosts: Vec<String>,
     metrics: Option<Arc<dyn Metrics>>,
-    /// Turns true when event streams must end.
+    /// Turns true when what goes on for long must end.
     closing: watch::Sender<bool>,
+    batches: Arc<Semaphore>,
+}
+
+/// Every route that is documented, and no other is served but the document itself.
+fn documented() -> OpenApiRouter<Api> {
+    let api = application::routes()
+        .merge(pipeline::routes())
+        .merge(standing::routes())
+        .merge(events::routes())
+        .merge(task::routes());
+    probe::routes().nest("/api", api)
 }
 
 /// What `/metrics` answers.
@@ -84,6 +98,7 @@ impl Api {
                 hosts: Vec::new(),
                 metrics: None,
                 closing: watch::Sender::new(false),
+                batches: Arc::new(Semaphore::new(batch::BATCHES_MAX)),
             }),
         }
     }
@@ -117,18 +132,7 @@ impl Api {
 
     /// All routes, guarded; [`serve`](Self::serve) adds the limits of connections.
     pub fn router(&self) -> Router {
-        Router::new()
-            .route("/healthz", get(probe::healthz))
-            .route("/readyz", get(probe::readyz))
-            .route("/metrics", get(probe::metrics))
-            .nest(
-                "/api",
-                application::routes()
-                    .merge(pipeline::routes())
-                    .merge(standing::routes())
-                    .merge(events::routes())
-                    .merge(task::routes()),
-            )
+        openapi::served(documented())
             .merge(workload_dashboard::routes())
             .fallback(problem::no_such_path)
             .method_not_allowed_fallback(problem::method_not_allowed)
@@ -138,6 +142,12 @@ impl Api {
             ))
             .layer(middleware::from_fn(unread::read_to_end))
             .with_state(self.clone())
+    }
+
+    /// What [`router`](Self::router) answers, as an OpenAPI 3.1 document: it is made from the handlers.
+    #[must_use]
+    pub fn openapi() -> serde_json::Value {
+        openapi::document(documented().into_openapi())
     }
 
     fn scheduler(&self) -> &Scheduler {
@@ -154,6 +164,10 @@ impl Api {
 
     fn closing(&self) -> watch::Receiver<bool> {
         self.shared.closing.subscribe()
+    }
+
+    fn batches(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.shared.batches)
     }
 
     fn metrics(&self) -> Option<&Arc<dyn Metrics>> {

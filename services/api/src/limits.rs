@@ -7,6 +7,7 @@ use scheduler_core::{
     pipeline::limits::{Limit, Limits, Rate},
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     input::Object,
@@ -14,8 +15,9 @@ use crate::{
 };
 
 /// How many tasks may run at once and start in a while: `{"concurrency": 10, "rate": "100/1s", "group": {…}}`.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = Limits)]
 pub(crate) struct LimitsJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     concurrency: Option<u32>,
@@ -24,11 +26,13 @@ pub(crate) struct LimitsJson {
     rate: Option<String>,
     /// The same for each group.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<GroupLimitJson>)]
     group: Option<Object<GroupLimitJson>>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = GroupLimit)]
 struct GroupLimitJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     concurrency: Option<u32>,

@@ -7,6 +7,7 @@ use scheduler_core::{
     task::retry::{Jitter, RetryPolicy},
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     input::Object,
@@ -14,8 +15,9 @@ use crate::{
 };
 
 /// Options as users write them and read them back.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = TaskOptions)]
 pub(crate) struct OptionsJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) delay: Option<String>,
@@ -28,6 +30,7 @@ pub(crate) struct OptionsJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) heartbeat_timeout: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<RetryJson>)]
     pub(crate) retry: Option<Object<RetryJson>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) non_retryable: Option<Vec<String>>,
@@ -52,8 +55,9 @@ pub(crate) struct OptionsJson {
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = RetryPolicy)]
 pub(crate) struct RetryJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_attempts: Option<u32>,

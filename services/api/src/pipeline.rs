@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Json,
     body::Body,
     extract::State,
     http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use scheduler_core::{
     Deleted, Error, Invalid, Pipeline, PipelinePath, PipelineSpec, Revision, Step,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Api,
@@ -27,61 +28,54 @@ use crate::{
     view::PipelineJson,
 };
 
-pub(crate) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/applications/{app}/pipelines", get(list).post(create))
-        .route(
-            "/applications/{app}/pipelines/{pipeline}",
-            get(read).put(update).delete(remove).post(task::submit),
-        )
-        .route(
-            "/applications/{app}/pipelines/{pipeline}/pause",
-            post(pause),
-        )
-        .route(
-            "/applications/{app}/pipelines/{pipeline}/resume",
-            post(resume),
-        )
-        .route(
-            "/applications/{app}/pipelines/{pipeline}/drain",
-            post(drain),
-        )
-        .route(
-            "/applications/{app}/pipelines/{pipeline}/redrive",
-            post(redrive::redrive),
-        )
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(read, update, remove, task::submit))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+        .routes(routes!(drain))
+        .routes(routes!(redrive::redrive))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewPipeline)]
 struct Create {
     name: String,
     chart: Option<String>,
+    /// Steps; or else a chart that has them.
+    #[schema(value_type = Option<Vec<StepIn>>)]
     pipeline: Option<Vec<Object<StepIn>>>,
     #[serde(default)]
     options: OptionsIn,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = PipelineUpdate)]
 struct Update {
+    #[schema(value_type = Vec<StepIn>)]
     pipeline: Vec<Object<StepIn>>,
     #[serde(default)]
     options: OptionsIn,
 }
 
 /// A pipeline's options: how many partitions, and what its tasks start from.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = NewPipelineOptions)]
 struct OptionsIn {
     partitions: Option<u16>,
     pool: Option<String>,
     #[serde(default)]
     limits: LimitsJson,
     #[serde(flatten)]
+    #[schema(ignore)]
     defaults: serde_json::Map<String, serde_json::Value>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Pipelines)]
 struct ListJson {
     pipelines: Vec<PipelineJson>,
 }
@@ -126,6 +120,15 @@ pub(crate) fn pipeline_path(api: &Api, app: &str, pipeline: &str) -> Result<Pipe
     })
 }
 
+/// Creates a pipeline, and its application if that is missing.
+#[utoipa::path(
+    post, path = "/applications/{app}/pipelines", operation_id = "createPipeline", tag = "pipelines",
+    request_body(content = Create, example = json!({"name": "hello", "pipeline": [{"executor": "any", "commands": ["echo hello {{name}}"]}], "options": {"partitions": 4}})),
+    responses(
+        (status = 202, description = "Created; its application, too, if that was missing", body = PipelineJson, headers(("etag" = String, description = "The revision, for `If-Match`"), ("location" = String, description = "Where it is read"))),
+        (status = 409, description = "The name is taken"),
+    ),
+)]
 async fn create(
     State(api): State<Api>,
     Segments(app): Segments<String>,
@@ -163,6 +166,13 @@ async fn steps_of_chart(api: &Api, chart: &str) -> Result<Arc<[Step]>, Problem> 
     Ok(steps.map_err(|err| invalid(format!("gives no pipeline: {err}")))?)
 }
 
+/// Lists the pipelines of an application.
+#[utoipa::path(
+    get, path = "/applications/{app}/pipelines", operation_id = "listPipelines", tag = "pipelines",
+    responses(
+        (status = 200, description = "All of the application, by name", body = ListJson),
+    ),
+)]
 async fn list(
     State(api): State<Api>,
     Segments(app): Segments<String>,
@@ -178,6 +188,13 @@ async fn list(
     }))
 }
 
+/// Reads a pipeline.
+#[utoipa::path(
+    get, path = "/applications/{app}/pipelines/{pipeline}", operation_id = "getPipeline", tag = "pipelines",
+    responses(
+        (status = 200, description = "The pipeline", body = PipelineJson, headers(("etag" = String, description = "The revision, for `If-Match`"))),
+    ),
+)]
 async fn read(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
@@ -188,6 +205,18 @@ async fn read(
     Ok(shown(&api, &pipeline))
 }
 
+/// Changes a pipeline. Its number of partitions stays.
+#[utoipa::path(
+    put, path = "/applications/{app}/pipelines/{pipeline}", operation_id = "updatePipeline", tag = "pipelines",
+    params(("if-match" = String, Header, description = "The ETag of the pipeline that the change is based on", example = "\"1\"")),
+    request_body(content = Update, example = json!({"pipeline": [{"executor": "any", "commands": ["echo bye {{name}}"]}]})),
+    responses(
+        (status = 200, description = "Changed", body = PipelineJson, headers(("etag" = String, description = "The revision, for `If-Match`"))),
+        (status = 409, description = "It is being deleted"),
+        (status = 412, description = "Someone else changed it first"),
+        (status = 428, description = "If-Match is missing"),
+    ),
+)]
 async fn update(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
@@ -211,6 +240,15 @@ async fn update(
     Ok(shown(&api, &updated))
 }
 
+/// Deletes a pipeline whose tasks have all ended.
+#[utoipa::path(
+    delete, path = "/applications/{app}/pipelines/{pipeline}", operation_id = "deletePipeline", tag = "pipelines",
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = 202, description = "It is being deleted, and that goes on by itself", body = PipelineJson, headers(("etag" = String, description = "The revision, for `If-Match`"))),
+        (status = 409, description = "It has tasks that have not ended"),
+    ),
+)]
 async fn remove(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
@@ -229,13 +267,23 @@ async fn remove(
 }
 
 /// Who pauses a pipeline, and why.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = PauseRequest)]
 struct Pause {
     by: String,
     reason: String,
 }
 
+/// Pauses a pipeline: it takes tasks and starts none.
+#[utoipa::path(
+    post, path = "/applications/{app}/pipelines/{pipeline}/pause", operation_id = "pausePipeline", tag = "pipelines",
+    request_body(content = Pause, example = json!({"by": "me", "reason": "the shop is down"})),
+    responses(
+        (status = 200, description = "Paused: it takes tasks and starts none", body = PipelineJson, headers(("etag" = String, description = "The revision, for `If-Match`"))),
+        (status = 409, description = "It is being deleted"),
+    ),
+)]
 async fn pause(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
@@ -251,6 +299,14 @@ async fn pause(
     Ok(shown(&api, &paused))
 }
 
+/// Lets a pipeline take and start tasks again.
+#[utoipa::path(
+    post, path = "/applications/{app}/pipelines/{pipeline}/resume", operation_id = "resumePipeline", tag = "pipelines",
+    responses(
+        (status = 200, description = "It takes and starts tasks again", body = PipelineJson, headers(("etag" = String, description = "The revision, for `If-Match`"))),
+        (status = 409, description = "It is being deleted"),
+    ),
+)]
 async fn resume(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
@@ -261,6 +317,14 @@ async fn resume(
     Ok(shown(&api, &resumed))
 }
 
+/// Drains a pipeline: it takes no more tasks.
+#[utoipa::path(
+    post, path = "/applications/{app}/pipelines/{pipeline}/drain", operation_id = "drainPipeline", tag = "pipelines",
+    responses(
+        (status = 200, description = "It takes no more tasks; those that it has come to their end", body = PipelineJson, headers(("etag" = String, description = "The revision, for `If-Match`"))),
+        (status = 409, description = "It is being deleted"),
+    ),
+)]
 async fn drain(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,

@@ -6,9 +6,10 @@ use axum::{
 };
 use scheduler_core::{Error, LeaseLost};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The prefix of every problem's `type`; the error catalogue in `docs/errors.md` explains each.
-const TYPE: &str = "urn:workload:problem:";
+pub(crate) const TYPE: &str = "urn:workload:problem:";
 
 /// The most characters of a detail: it may repeat what the request said, but not all of it.
 const DETAIL_CHARS_MAX: usize = 1_000;
@@ -24,7 +25,8 @@ pub(crate) struct Problem {
     retry_after_s: Option<u64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
 pub(crate) struct Body<'a> {
     r#type: String,
     title: &'a str,

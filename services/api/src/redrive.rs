@@ -9,6 +9,7 @@ use axum::{
 use futures::stream;
 use scheduler_core::{Error, Halted, Invalid, Redrive, RedriveMany, Redriving};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     Api,
@@ -19,8 +20,9 @@ use crate::{
 };
 
 /// Which dead letters to redrive, and how patiently.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = RedriveRequest)]
 struct RedriveIn {
     code: Option<String>,
     limit: Option<usize>,
@@ -28,7 +30,8 @@ struct RedriveIn {
 }
 
 /// How far it is.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RedriveProgress)]
 struct ProgressJson<'a> {
     found: usize,
     redriven: usize,
@@ -41,8 +44,9 @@ struct ProgressJson<'a> {
 }
 
 /// Why it went no further.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
+#[schema(as = RedriveHalted)]
 enum HaltedJson<'a> {
     SameFailure {
         task: String,
@@ -79,7 +83,7 @@ fn line(so_far: &Redriving, over: bool) -> Bytes {
     })
 }
 
-fn json_line(value: &impl Serialize) -> Bytes {
+pub(crate) fn json_line(value: &impl Serialize) -> Bytes {
     // Numbers and texts always become JSON.
     let mut line = serde_json::to_vec(value).unwrap_or_default();
     line.push(b'\n');
@@ -102,6 +106,14 @@ async fn step(redrive: Option<Redrive>) -> Option<(Result<Bytes, Error>, Option<
     })
 }
 
+/// Redrives the dead letters of a pipeline, a few first, and halts when they fail as before.
+#[utoipa::path(
+    post, path = "/applications/{app}/pipelines/{pipeline}/redrive", operation_id = "redriveDeadLetters", tag = "pipelines",
+    request_body(content = RedriveIn, example = json!({"code": "http", "limit": 1000})),
+    responses(
+        (status = 200, description = "A line of JSON after every step, of which the last has `over`", body = ProgressJson, content_type = "application/x-ndjson"),
+    ),
+)]
 pub(crate) async fn redrive(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,

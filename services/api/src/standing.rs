@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Json, Router, extract::State, response::IntoResponse, routing::get};
+use axum::{Json, extract::State, response::IntoResponse};
 use scheduler_core::{
     MemberStanding, PipelineStats, ShardStanding, StateName, WorkerStanding,
     survey::{Durations, FailureGroup, States, Waits},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Api,
@@ -17,22 +19,17 @@ use crate::{
     time::print_timestamp,
 };
 
-pub(crate) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/members", get(members))
-        .route("/applications/{app}/pipelines/{pipeline}/stats", get(stats))
-        .route(
-            "/applications/{app}/pipelines/{pipeline}/shards",
-            get(shards),
-        )
-        .route(
-            "/applications/{app}/pipelines/{pipeline}/workers",
-            get(workers),
-        )
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(members))
+        .routes(routes!(stats))
+        .routes(routes!(shards))
+        .routes(routes!(workers))
 }
 
 /// How a pipeline stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PipelineStats)]
 pub(crate) struct StatsJson {
     /// Tasks in memory, as they are shown.
     states: StatesJson,
@@ -62,7 +59,8 @@ pub(crate) struct StatsJson {
 }
 
 /// Tasks in memory by state; those that have ended leave it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = States)]
 pub(crate) struct StatesJson {
     scheduled: u64,
     available: u64,
@@ -71,7 +69,8 @@ pub(crate) struct StatesJson {
 }
 
 /// What happened, durably.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Totals)]
 pub(crate) struct TotalsJson {
     accepted: u64,
     completed: u64,
@@ -81,7 +80,8 @@ pub(crate) struct TotalsJson {
 }
 
 /// How long something took, to within some percent.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Durations)]
 pub(crate) struct DurationsJson {
     count: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,7 +91,8 @@ pub(crate) struct DurationsJson {
 }
 
 /// Failures with one code, whose messages differ in words with digits only.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FailureGroup)]
 pub(crate) struct FailuresJson {
     code: String,
     /// The beginning of the newest one's message.
@@ -103,13 +104,15 @@ pub(crate) struct FailuresJson {
     task: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Shards)]
 struct ShardsJson {
     shards: Vec<ShardJson>,
 }
 
 /// How a shard stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Shard)]
 pub(crate) struct ShardJson {
     partition: u16,
     status: ShardStatus,
@@ -120,11 +123,12 @@ pub(crate) struct ShardJson {
     log_start: u64,
     log_end: u64,
     #[serde(flatten)]
+    #[schema(ignore)]
     seen: Option<SeenJson>,
 }
 
 /// Whether somebody schedules a shard.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ShardStatus {
     /// Its owner answers for it.
@@ -136,8 +140,9 @@ pub(crate) enum ShardStatus {
 }
 
 /// How its owner sees a shard.
-#[derive(Debug, Serialize)]
-struct SeenJson {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OwnedShard)]
+pub(crate) struct SeenJson {
     epoch: u32,
     claimed_at: String,
     /// Up to where it has read its log.
@@ -154,7 +159,8 @@ struct SeenJson {
     bytes: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Workers)]
 struct WorkersJson {
     workers: Vec<WorkerJson>,
     /// So many more there are.
@@ -164,7 +170,8 @@ struct WorkersJson {
 }
 
 /// A worker that is connected or holds leases.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Worker)]
 pub(crate) struct WorkerJson {
     worker: String,
     labels: Vec<String>,
@@ -183,13 +190,15 @@ pub(crate) struct WorkerJson {
     member: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Members)]
 struct MembersJson {
     members: Vec<MemberJson>,
 }
 
 /// A process that schedules.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Member)]
 pub(crate) struct MemberJson {
     address: String,
     ready: bool,
@@ -197,12 +206,14 @@ pub(crate) struct MemberJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
     #[serde(flatten)]
+    #[schema(ignore)]
     told: Option<ToldJson>,
 }
 
 /// What a member says of itself.
-#[derive(Debug, Serialize)]
-struct ToldJson {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MemberState)]
+pub(crate) struct ToldJson {
     version: String,
     started_at: String,
     /// Shards that it works on, that it is claiming, and that it cannot schedule.
@@ -359,6 +370,13 @@ impl From<MemberStanding> for MemberJson {
     }
 }
 
+/// Says how many tasks there are, what became of them lately, and how they failed.
+#[utoipa::path(
+    get, path = "/applications/{app}/pipelines/{pipeline}/stats", operation_id = "getPipelineStats", tag = "pipelines",
+    responses(
+        (status = 200, description = "How the pipeline stands", body = StatsJson),
+    ),
+)]
 async fn stats(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
@@ -369,6 +387,13 @@ async fn stats(
     Ok(Json(StatsJson::from(&stats)))
 }
 
+/// Says who owns the shards of a pipeline, and how these stand.
+#[utoipa::path(
+    get, path = "/applications/{app}/pipelines/{pipeline}/shards", operation_id = "listShards", tag = "pipelines",
+    responses(
+        (status = 200, description = "By partition", body = ShardsJson),
+    ),
+)]
 async fn shards(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
@@ -380,6 +405,13 @@ async fn shards(
     Ok(Json(ShardsJson { shards }))
 }
 
+/// Says who works for a pipeline.
+#[utoipa::path(
+    get, path = "/applications/{app}/pipelines/{pipeline}/workers", operation_id = "listWorkers", tag = "pipelines",
+    responses(
+        (status = 200, description = "By name", body = WorkersJson),
+    ),
+)]
 async fn workers(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
@@ -394,6 +426,13 @@ async fn workers(
     }))
 }
 
+/// Lists the members that own shards.
+#[utoipa::path(
+    get, path = "/members", operation_id = "listMembers", tag = "members",
+    responses(
+        (status = 200, description = "The members that own shards, by address", body = MembersJson),
+    ),
+)]
 async fn members(State(api): State<Api>, _: NoQuery) -> Result<impl IntoResponse, Problem> {
     let members = api.scheduler().members().await?;
     let members = members.into_iter().map(Into::into).collect();

@@ -1,20 +1,27 @@
 //! Routes of tasks.
+#![expect(
+    unused_qualifications,
+    reason = "the documentation's macro writes paths in full"
+)]
 
 use axum::{
-    Json, Router,
+    Json,
     body::Body,
     extract::State,
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use bytes::Bytes;
-use scheduler_core::{Error, Invalid, ListTasks, PipelinePath, StateName, Submit, TaskId};
+use scheduler_core::{
+    Error, Invalid, ListTasks, PipelinePath, StateName, Submit, Submitted, TaskId,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    Api, cancel,
+    Api, batch, cancel,
     input::{
         NoQuery, Object, Segments, WRAPPING_BYTES_MAX, read_body, read_id, read_json, read_query,
     },
@@ -25,27 +32,23 @@ use crate::{
     view::TaskJson,
 };
 
-pub(crate) fn routes() -> Router<Api> {
-    Router::new()
-        .route(
-            "/applications/{app}/pipelines/{pipeline}/tasks",
-            get(list).post(submit_wrapped),
-        )
-        .route(
-            "/applications/{app}/pipelines/{pipeline}/tasks/cancel",
-            post(cancel::cancel),
-        )
-        .route("/applications/{app}/tasks/{id}", get(read))
-        .route("/applications/{app}/tasks/{id}/cancel", post(cancel))
-        .route("/applications/{app}/tasks/{id}/redrive", post(redrive))
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list, submit_wrapped))
+        .routes(routes!(batch::submit))
+        .routes(routes!(cancel::cancel))
+        .routes(routes!(read))
+        .routes(routes!(cancel))
+        .routes(routes!(redrive))
 }
 
 /// The longest `wait`.
 const WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// The query of a submit whose body is the task's data.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct SubmitQuery {
     wait: Option<String>,
     delay: Option<String>,
@@ -64,14 +67,16 @@ struct SubmitQuery {
     cost: Option<u16>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct WaitQuery {
     wait: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
     state: Option<String>,
     since: Option<String>,
@@ -79,23 +84,56 @@ struct ListQuery {
     page_token: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A task with its options.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Wrapped {
+#[schema(as = NewTask)]
+pub(crate) struct Wrapped {
+    /// A JSON object, whose fields fill the placeholders of the steps.
+    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
     data: Box<RawValue>,
     #[serde(default)]
+    #[schema(value_type = OptionsJson)]
     options: Object<OptionsJson>,
 }
 
-#[derive(Debug, Serialize)]
-struct SubmittedJson {
+impl Wrapped {
+    /// Reads a line of a batch.
+    pub(crate) fn of_line(text: &[u8]) -> Result<Submit, Problem> {
+        let Object(wrapped): Object<Self> = serde_json::from_slice(text)
+            .map_err(|err| Problem::malformed(format!("the line is not as expected: {err}")))?;
+        let (options, delay) = wrapped.options.0.read().map_err(Error::from)?;
+        Ok(Submit {
+            data: Bytes::from(wrapped.data.get().to_owned()),
+            options,
+            delay,
+            traceparent: None,
+        })
+    }
+}
+
+/// An accepted task.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SubmittedTask)]
+pub(crate) struct SubmittedJson {
     id: String,
     state: &'static str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     repeated: bool,
 }
 
-#[derive(Debug, Serialize)]
+impl From<Submitted> for SubmittedJson {
+    fn from(submitted: Submitted) -> Self {
+        Self {
+            id: submitted.id.to_string(),
+            state: submitted.state.as_str(),
+            repeated: submitted.repeated,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Tasks)]
 struct ListJson {
     tasks: Vec<TaskJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,6 +142,16 @@ struct ListJson {
 }
 
 /// Submits the body as a task's data.
+#[utoipa::path(
+    post, path = "/applications/{app}/pipelines/{pipeline}", operation_id = "submitTask", tag = "tasks",
+    params(SubmitQuery, ("idempotency-key" = Option<String>, Header, description = "Repeated submits with one key are one task"), ("traceparent" = Option<String>, Header, description = "W3C trace context")),
+    request_body(content = std::collections::BTreeMap<String, serde_json::Value>, description = "The task's data, whose fields fill the placeholders of the steps", example = json!({"name": "you"})),
+    responses(
+        (status = 202, description = "Accepted: it is durable", body = SubmittedJson, headers(("location" = String, description = "Where it is read"))),
+        (status = 200, description = "With `wait`: it has ended in time", body = TaskJson, headers(("location" = String, description = "Where it is read"))),
+        (status = 409, description = "The pipeline takes no tasks"),
+    ),
+)]
 pub(crate) async fn submit(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
@@ -141,6 +189,16 @@ pub(crate) async fn submit(
 }
 
 /// Submits `{data, options}`.
+#[utoipa::path(
+    post, path = "/applications/{app}/pipelines/{pipeline}/tasks", operation_id = "submitTaskWithOptions", tag = "tasks",
+    params(WaitQuery, ("idempotency-key" = Option<String>, Header, description = "Repeated submits with one key are one task"), ("traceparent" = Option<String>, Header, description = "W3C trace context")),
+    request_body(content = Wrapped, example = json!({"data": {"name": "you"}, "options": {"priority": 7}})),
+    responses(
+        (status = 202, description = "Accepted: it is durable", body = SubmittedJson, headers(("location" = String, description = "Where it is read"))),
+        (status = 200, description = "With `wait`: it has ended in time", body = TaskJson, headers(("location" = String, description = "Where it is read"))),
+        (status = 409, description = "The pipeline takes no tasks"),
+    ),
+)]
 async fn submit_wrapped(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
@@ -232,6 +290,14 @@ fn read_wait(text: &str) -> Result<std::time::Duration, Problem> {
     Ok(wait)
 }
 
+/// Lists the tasks of a pipeline that left its backlog.
+#[utoipa::path(
+    get, path = "/applications/{app}/pipelines/{pipeline}/tasks", operation_id = "listTasks", tag = "tasks",
+    params(ListQuery),
+    responses(
+        (status = 200, description = "Tasks that left the backlog, newest first", body = ListJson),
+    ),
+)]
 async fn list(
     State(api): State<Api>,
     Segments((app, pipeline)): Segments<(String, String)>,
@@ -283,6 +349,15 @@ pub(crate) fn task_of(api: &Api, app: &str, id: &str) -> Result<TaskId, Problem>
     }
 }
 
+/// Reads a task, or waits for its end.
+#[utoipa::path(
+    get, path = "/applications/{app}/tasks/{id}", operation_id = "getTask", tag = "tasks",
+    params(WaitQuery),
+    responses(
+        (status = 200, description = "The task", body = TaskJson),
+        (status = 410, description = "It ended and is no longer kept"),
+    ),
+)]
 async fn read(
     State(api): State<Api>,
     Segments((app, id)): Segments<(String, String)>,
@@ -301,6 +376,15 @@ async fn read(
     Ok(Json(TaskJson::from(task)))
 }
 
+/// Cancels a task, wherever it is.
+#[utoipa::path(
+    post, path = "/applications/{app}/tasks/{id}/cancel", operation_id = "cancelTask", tag = "tasks",
+    responses(
+        (status = 200, description = "Cancelled, durably", body = TaskJson),
+        (status = 409, description = "It has ended"),
+        (status = 410, description = "It ended and is no longer kept"),
+    ),
+)]
 async fn cancel(
     State(api): State<Api>,
     Segments((app, id)): Segments<(String, String)>,
@@ -311,6 +395,15 @@ async fn cancel(
     Ok(Json(TaskJson::from(task)))
 }
 
+/// Lets a discarded task run again, with all its attempts.
+#[utoipa::path(
+    post, path = "/applications/{app}/tasks/{id}/redrive", operation_id = "redriveTask", tag = "tasks",
+    responses(
+        (status = 200, description = "It can run again, durably", body = TaskJson),
+        (status = 409, description = "It is no dead letter"),
+        (status = 410, description = "It ended and is no longer kept"),
+    ),
+)]
 async fn redrive(
     State(api): State<Api>,
     Segments((app, id)): Segments<(String, String)>,

@@ -22,6 +22,10 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 const DROPPED_BYTES_MAX: usize = 16 << 20;
 const DROPPED_WAIT: Duration = Duration::from_secs(5);
 
+/// Says of an answer that it is made from the body while that comes, so that nothing is left over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadsOn;
+
 pub(crate) async fn read_to_end(request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     if body.is_end_stream() {
@@ -32,6 +36,9 @@ pub(crate) async fn read_to_end(request: Request, next: Next) -> Response {
     let lent = Lent::new(body);
     let lent_out = Body::new(lent.clone());
     let response = next.run(Request::from_parts(head, lent_out)).await;
+    if response.extensions().get::<ReadsOn>().is_some() {
+        return response;
+    }
     if !is_asked_for || lent.is_begun() {
         // Too slow is as good as too much.
         drop(tokio::time::timeout(DROPPED_WAIT, lent.drop_rest()).await);

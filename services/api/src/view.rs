@@ -6,6 +6,7 @@ use scheduler_core::{
 };
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::{
     limits::LimitsJson,
@@ -36,7 +37,8 @@ impl Serialize for Json {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Task)]
 pub(crate) struct TaskJson {
     id: String,
     application: String,
@@ -44,6 +46,8 @@ pub(crate) struct TaskJson {
     state: &'static str,
     attempt: u32,
     max_attempts: u32,
+    /// What was submitted.
+    #[schema(value_type = serde_json::Value)]
     data: Option<Json>,
     #[serde(skip_serializing_if = "Option::is_none")]
     options: Option<OptionsJson>,
@@ -57,16 +61,21 @@ pub(crate) struct TaskJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// What its handler last said of its progress, while it runs.
+    #[schema(value_type = Option<serde_json::Value>)]
     progress: Option<Json>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ErrorJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// What came out.
+    #[schema(value_type = Option<serde_json::Value>)]
     result: Option<Json>,
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<WaitingJson>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Waiting)]
 struct WaitingJson {
     reason: String,
     text: String,
@@ -96,7 +105,8 @@ impl WaitingJson {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AttemptError)]
 struct ErrorJson {
     attempt: u32,
     code: String,
@@ -105,6 +115,7 @@ struct ErrorJson {
     worker: String,
     at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     detail: Option<Json>,
 }
 
@@ -147,7 +158,8 @@ impl From<TaskView> for TaskJson {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Application)]
 pub(crate) struct ApplicationJson {
     name: String,
     revision: u64,
@@ -164,7 +176,8 @@ impl From<Application> for ApplicationJson {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Pipeline)]
 pub(crate) struct PipelineJson {
     name: String,
     application: String,
@@ -180,27 +193,32 @@ pub(crate) struct PipelineJson {
     lease: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Paused)]
 struct PausedJson {
     by: String,
     reason: String,
     at: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Step)]
 struct StepJson {
     executor: String,
     commands: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PipelineOptions)]
 struct PipelineOptionsJson {
     partitions: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     pool: Option<String>,
     #[serde(skip_serializing_if = "LimitsJson::is_none")]
     limits: LimitsJson,
+    /// What tasks start from.
     #[serde(flatten)]
+    #[schema(ignore)]
     defaults: OptionsJson,
 }
 

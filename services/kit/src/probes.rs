@@ -45,6 +45,8 @@ impl Metrics {
     pub fn render(&self, scheduler: &Scheduler) -> String {
         let is_ready = f64::from(u8::from(scheduler.ready().is_ok()));
         metrics::gauge!("workload_ready").set(is_ready);
+        #[expect(clippy::cast_precision_loss, reason = "a gauge needs no last digit")]
+        metrics::gauge!("workload_watches_open").set(scheduler.n_watches() as f64);
         if let Some(load) = scheduler.load() {
             let gauges = [
                 ("workload_shards_owned", load.n_shards),
