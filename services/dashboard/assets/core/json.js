@@ -32,10 +32,10 @@ function seen(text) {
   return text.replace(TURNING, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
-function depth(value, so_far = 0) {
-  if (value === null || typeof value !== "object" || so_far > DEPTH_MAX) return so_far;
-  let most = so_far + 1;
-  for (const inner of Object.values(value)) most = Math.max(most, depth(inner, so_far + 1));
+function depth(value, soFar = 0) {
+  if (value === null || typeof value !== "object" || soFar > DEPTH_MAX) return soFar;
+  let most = soFar + 1;
+  for (const inner of Object.values(value)) most = Math.max(most, depth(inner, soFar + 1));
   return most;
 }
 
