@@ -68,7 +68,7 @@ const PAGES = {
   "a scheduled task": { path: task("later"), shows: ["scheduled", "It waits: scheduled", "in 1 h"] },
   "a hostile task": {
     path: task("hostile"),
-    shows: ["<img src=x onerror=", "<script>window.hacked=1</script>", "<u>name</u>", "\\u202e"],
+    shows: ["<img src=x onerror=", "<script>window.hacked=1</script>", "<u>name</u>", "\\u202eesrever"],
   },
   "a task with deep data": { path: task("deep"), shows: ["completed", "the bottom", "deep"] },
   "a task with a loud result": { path: task("loud"), shows: ["the last 20", "139999", "140000", "Show all"] },

@@ -25,7 +25,7 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
     let major: Option<u32> = major.and_then(|major| major.parse().ok());
     if major.is_none_or(|major| major < NODE_MIN) {
         bail!(
-            "node is {}, but the dashboard's tests need Node.js {NODE_MIN} or newer: install it from nodejs.org or your distribution's backports",
+            "node is {}, but the dashboard's tests need Node.js {NODE_MIN} or newer: install a newer one than your distribution has",
             version.trim()
         );
     }

@@ -1,4 +1,5 @@
 //! The dashboard beside the API: on the same router, behind the same guards.
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use axum::{
     body::{Body, to_bytes},

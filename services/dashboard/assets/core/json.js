@@ -15,16 +15,27 @@ export function parse(text) {
   });
 }
 
-/** JSON with an indent of two. */
-export function print(value) {
-  const text = JSON.stringify(value, null, 2) ?? "";
-  return depth(value) > DEPTH_MAX ? JSON.stringify(value) : text;
+// Letters that turn the order of those around them: in JSON they can be written out, and it says the same.
+const TURNING = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+
+/** JSON on one line, in which nothing looks other than it is. */
+export function write(value) {
+  return seen(JSON.stringify(value) ?? "");
 }
 
-function depth(value, so_far = 0) {
-  if (value === null || typeof value !== "object" || so_far > DEPTH_MAX) return so_far;
-  let most = so_far + 1;
-  for (const inner of Object.values(value)) most = Math.max(most, depth(inner, so_far + 1));
+/** JSON with an indent of two. */
+export function print(value) {
+  return depth(value) > DEPTH_MAX ? write(value) : seen(JSON.stringify(value, null, 2) ?? "");
+}
+
+function seen(text) {
+  return text.replace(TURNING, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
+function depth(value, soFar = 0) {
+  if (value === null || typeof value !== "object" || soFar > DEPTH_MAX) return soFar;
+  let most = soFar + 1;
+  for (const inner of Object.values(value)) most = Math.max(most, depth(inner, soFar + 1));
   return most;
 }
 

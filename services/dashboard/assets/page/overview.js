@@ -33,7 +33,7 @@ class Together {
     }
     this.each = known;
     const rates = [...known.values()].map((readings) => readings.rates()).filter(Boolean);
-    const sum = (name) => rates.reduce((so_far, each) => so_far + each[name], 0);
+    const sum = (name) => rates.reduce((soFar, each) => soFar + each[name], 0);
     const all = rates.length > 0 ? Object.fromEntries(TOTALS.map((name) => [name, sum(name)])) : undefined;
     this.points.push({ at, rates: all });
     if (this.points.length > READINGS_MAX) this.points.shift();
@@ -72,7 +72,7 @@ function failuresOf(rows) {
 
 function Numbers({ rows, rates }) {
   const known = rows.map(({ stats }) => stats).filter(Boolean);
-  const sum = (pick) => known.reduce((so_far, stats) => so_far + pick(stats), 0);
+  const sum = (pick) => known.reduce((soFar, stats) => soFar + pick(stats), 0);
   const waiting = sum((stats) => stats.states.scheduled + stats.states.available + stats.states.retryable);
   return html`<div class="tiles">
     <${Tile} name="Accepted" value=${rate(rates?.accepted)} />

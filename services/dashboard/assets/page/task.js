@@ -2,7 +2,7 @@
 
 import { html, useState } from "../core/html.js";
 import { duration, many, quoted } from "../core/format.js";
-import { print } from "../core/json.js";
+import { print, write } from "../core/json.js";
 import { act, pipelinePath, Problem, problemOf, read, taskPath } from "../core/api.js";
 import { useEvents, useRead } from "../core/live.js";
 import { href } from "../core/router.js";
@@ -19,7 +19,7 @@ const ENDED = ["completed", "cancelled", "discarded"];
 function asCurl(task) {
   const { idempotency_key: key, delay, run_at: runAt, ...options } = task.options ?? {};
   const url = location.origin + pipelinePath(task.application, task.pipeline, "tasks");
-  const body = JSON.stringify(Object.keys(options).length > 0 ? { data: task.data, options } : { data: task.data });
+  const body = write(Object.keys(options).length > 0 ? { data: task.data, options } : { data: task.data });
   return `curl -X POST ${quoted(url)} \\\n  -H 'Content-Type: application/json' \\\n  --data-raw ${quoted(body)}`;
 }
 

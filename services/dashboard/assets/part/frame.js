@@ -90,8 +90,7 @@ function Help() {
   const keys = (text) => text.split(/\s+/).map((key) => html`<kbd>${key}</kbd> `);
   return html`<${Dialog} title="Keys" onClose=${close}>
     <dl class="keys">${KEYS.map(([text, does]) => html`<dt>${keys(text)}</dt><dd>${does}</dd>`)}</dl>
-    <p class="soft small">Everything here is also in the HTTP API below <code>/api</code>, and in the command line:${" "}
-      <code>workload --help</code>.</p>
+    <p class="soft small">Everything that is shown and done here is also in the HTTP API below <code>/api</code>.</p>
   <//>`;
 }
 
