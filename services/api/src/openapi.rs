@@ -72,6 +72,9 @@ const PROBLEMS: [(u16, &str, &[&str]); 14] = [
     ),
 ];
 
+/// What a name may be.
+const NAME: &str = "^[a-z]([-a-z0-9]*[a-z0-9])?$";
+
 /// What each name in a path means, with an example.
 const NAMES: [(&str, &str, &str); 3] = [
     ("app", "The application's name", "shop"),
@@ -128,9 +131,13 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
         .filter(|(name, ..)| path.contains(&format!("{{{name}}}")));
     let is_of_something = in_path.clone().count() > 0;
     parameters.extend(in_path.map(|(name, description, example)| {
+        let schema = match *name {
+            "id" => json!({"type": "string"}),
+            _ => json!({"type": "string", "pattern": NAME, "maxLength": scheduler_core::NAME_LEN_MAX}),
+        };
         json!({
             "name": name, "in": "path", "required": true, "description": description,
-            "schema": {"type": "string"}, "example": example,
+            "schema": schema, "example": example,
         })
     }));
     if !parameters.is_empty() {
@@ -208,13 +215,18 @@ fn complete_schemas(schemas: &mut Map<String, Value>) {
     merge(schemas, "AcceptedLine", "SubmittedTask", &[], false);
     merge(schemas, "RefusedLine", "Problem", &[], false);
     for (name, schema) in schemas {
-        let properties = object(&mut schema["properties"]).into_iter().flatten();
+        let properties = schema.get_mut("properties").and_then(object);
+        let properties = properties.into_iter().flatten();
         for (property, schema) in properties {
             let is_time = property.ends_with("_at")
                 || ["at", "since", "until", "last_seen"].contains(&property.as_str());
             let is_text = schema["type"] == "string" || schema["type"] == json!(["string", "null"]);
             if is_time && is_text {
                 schema["format"] = "date-time".into();
+            }
+            if property == "name" {
+                schema["pattern"] = NAME.into();
+                schema["maxLength"] = scheduler_core::NAME_LEN_MAX.into();
             }
             if property == "state" {
                 let states: Vec<_> = match name.as_str() {
