@@ -38,19 +38,29 @@ struct Followed(Arc<Mutex<String>>);
 
 impl Followed {
     fn start(http: &Http, id: &str) -> Self {
-        let events = http.events(&format!("/api/applications/app/tasks/{id}/events"));
-        let all = Arc::new(Mutex::new(String::new()));
-        let read = Arc::clone(&all);
+        let path = format!("/api/applications/app/tasks/{id}/events");
+        let (http, all) = (http.clone(), Arc::new(Mutex::new(String::new())));
+        let read = Arc::downgrade(&all);
+        // As a browser does, it comes again when a stream has ended, until nobody asks any more.
         std::thread::spawn(move || {
-            for line in events.lines().map_while(Result::ok) {
-                read.lock().unwrap().push_str(&line);
+            while let Some(all) = read.upgrade() {
+                let events = http.events(&path).into_iter();
+                for line in events.flat_map(|events| events.lines().map_while(Result::ok)) {
+                    all.lock().unwrap().push_str(&line);
+                }
+                drop(all);
+                std::thread::sleep(Duration::from_millis(100));
             }
         });
         Self(all)
     }
 
+    fn says(&self, text: &str) -> bool {
+        self.0.lock().unwrap().contains(text)
+    }
+
     fn says_completed(&self) -> bool {
-        self.0.lock().unwrap().contains(r#""state":"completed""#)
+        self.says(r#""state":"completed""#)
     }
 }
 
@@ -87,9 +97,12 @@ fn the_next_of_a_key_waits_for_a_durable_end_also_when_the_owner_dies_before_it(
     let owns = |member| setup.cluster.partitions_of(member).contains(&partition);
     let owner = setup.members.iter().position(owns).unwrap();
 
+    let followed = Followed::start(&setup.apis[0], &first);
+    wait_until("it is followed", || {
+        followed.says(r#""state":"running""#).then_some(())
+    });
     tidb.proxy().set(Fault::BlackHole);
     let http = &*setup.apis[0];
-    let followed = Followed::start(http, &first);
     // Its worker is done with it in a moment, and reports it as often as it takes.
     let until = Instant::now() + AWAY;
     let mut others = Vec::new();
