@@ -27,7 +27,7 @@ pub(crate) fn run(servers: Servers) -> anyhow::Result<()> {
         programs::ensure(&["tesseract", "wget", "strace"])?;
         dashboard::ensure()?;
         match servers {
-            Servers::With => programs::ensure(&["pkg-config", programs::OPENSSL]),
+            Servers::With => programs::ensure(&["pkg-config", programs::OPENSSL, "faketime"]),
             Servers::Without => Ok(()),
         }
     })?;

@@ -3,6 +3,7 @@
 //! `GROWTH_MEMBERS` and `GROWTH_WORKERS` say how far; the figures are in `bench/README.md`.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -51,10 +52,10 @@ impl Workers {
             for i in 0..n {
                 let begun = Arc::clone(&begun);
                 let handler = move |ctx: TaskContext| {
-                    let submitted: Result<u64, _> = ctx.data();
+                    let data: BTreeMap<String, u64> = ctx.data().unwrap();
                     let now = u64::try_from(base.elapsed().as_micros()).unwrap();
                     // Those that are submitted together do not say when.
-                    lock(&begun).push(submitted.map_or(0, |at| now - at));
+                    lock(&begun).push(data.get("at").map_or(0, |at| now - at));
                     async { Ok::<_, Failure>(1) }
                 };
                 let worker = Worker::builder("app", "work")
@@ -92,13 +93,14 @@ fn usage(services: &[Service]) -> Usage {
     services.iter().map(Usage::of).sum()
 }
 
-/// Waits until all workers are connected, as their members' files show.
-fn connected(members: &[Service], n_before: usize, n: usize) {
+/// Waits until all workers ask for tasks.
+fn connected(api: &Service, n: usize) {
     wait_until("all workers are connected", || {
-        (usage(members).n_files >= n_before + n).then_some(())
+        let all = api.get("/api/applications/app/pipelines/work/workers").body;
+        let n_shown = all["workers"].as_array()?.len();
+        let n_more = usize::try_from(all["more"].as_u64()?).ok()?;
+        (n_shown + n_more >= n).then_some(())
     });
-    // Until each has said what it wants.
-    std::thread::sleep(Duration::from_secs(2));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -114,7 +116,7 @@ fn measure(n_members: usize, n_workers: usize) {
     let (cluster, members) = (&setup.cluster, &setup.members);
     let alone = usage(members);
     let workers = Workers::start(cluster, members, n_workers);
-    connected(members, alone.n_files, n_workers);
+    connected(&setup.apis[0], n_workers);
     let idle = usage(members);
     std::thread::sleep(Duration::from_secs(5));
     let waited = usage(members);
@@ -122,7 +124,7 @@ fn measure(n_members: usize, n_workers: usize) {
     cluster.run(async {
         for _ in 0..N_SINGLE {
             let at = workers.base.elapsed().as_micros();
-            let submit = Submit::new(at.to_string());
+            let submit = Submit::new(format!(r#"{{"at": {at}}}"#));
             client.submit(&path("work"), submit).await.unwrap();
             tokio::time::sleep(PAUSE).await;
         }
