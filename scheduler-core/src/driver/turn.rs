@@ -196,8 +196,10 @@ impl Turns {
                 Action::Ended(ids) => self.watched.wake(&ids),
                 Action::Changed(ids) => self.watched_changes.wake(&ids),
                 Action::Leave(shard) => {
-                    self.health.is_away.send_replace(true);
-                    self.performer.leave(shard, Arc::clone(&self.health));
+                    // One that is away already comes back once the store answers, however often it lets go meanwhile.
+                    if !self.health.is_away.send_replace(true) {
+                        self.performer.leave(shard, Arc::clone(&self.health));
+                    }
                 }
                 Action::Stopped => self.is_stopped = true,
                 action => self.performer.add(action),

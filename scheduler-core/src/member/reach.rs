@@ -67,7 +67,8 @@ impl Member {
         out: &mut Vec<Action>,
     ) {
         self.reach.note(answer, now);
-        if self.stopping || self.reach.unreached_for(now) < self.config.leave_after {
+        let is_patient = self.reach.unreached_for(now) < self.config.leave_after;
+        if self.stopping || self.reach.has_left || is_patient {
             return;
         }
         let Some(shard) = self.any_shard() else {

@@ -23,8 +23,8 @@ use crate::{
 const MESSAGES_MAX: usize = 16;
 /// How long a server may take to welcome a worker.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
-/// How long it may take to learn who owns what: what is at stake is speed only.
-const DISCOVER_WAIT: Duration = Duration::from_secs(5);
+/// How long it may take to learn who owns what: what is at stake is speed only, and meanwhile an offer may run out.
+const DISCOVER_WAIT: Duration = Duration::from_secs(1);
 /// How much longer than promised a server may be silent.
 const SILENCE_MARGIN: Duration = Duration::from_secs(30);
 

@@ -46,39 +46,49 @@ pub(super) fn results(
         if tasks.has_ended {
             return None;
         }
-        let results = match tasks.chunk().await {
-            Ok(results) => results.into_iter().map(Ok).collect(),
-            Err(status) => {
-                tasks.has_ended = true;
-                vec![Err(status)]
-            }
-        };
+        let mut results = Vec::new();
+        if let Err(status) = tasks.chunk(&mut results).await {
+            tasks.has_ended = true;
+            results.push(Err(status));
+        }
         Some((stream::iter(results), tasks))
     });
     Box::pin(futures::StreamExt::flatten(chunks))
 }
 
 impl Tasks {
-    /// Submits what has come, but at least one task; nothing at the end.
-    async fn chunk(&mut self) -> Result<Vec<pb::SubmitResult>, Status> {
+    /// Submits what has come, but at least one task; nothing at the end. What came before a failure is submitted and
+    /// answered, too.
+    async fn chunk(
+        &mut self,
+        results: &mut Vec<Result<pb::SubmitResult, Status>>,
+    ) -> Result<(), Status> {
         let mut parts: Vec<Result<Submit, Error>> = Vec::new();
         let mut n_bytes = 0;
+        let mut failure = Ok(());
         while parts.len() < BATCH_MAX && n_bytes < CHUNK_BYTES_MAX {
             let next = if parts.is_empty() {
                 tokio::select! {
-                    next = self.tasks.message() => next?,
+                    next = self.tasks.message() => next,
                     // What has come is answered; the rest is for another server.
-                    () = self.shared.closed() => None,
+                    () = self.shared.closed() => Ok(None),
                 }
             } else {
                 match self.tasks.message().now_or_never() {
-                    Some(next) => next?,
+                    Some(next) => next,
                     None => break,
                 }
             };
-            let Some(message) = next else {
-                self.has_ended = true;
-                break;
+            let message = match next {
+                Ok(Some(message)) => message,
+                Ok(None) => {
+                    self.has_ended = true;
+                    break;
+                }
+                Err(status) => {
+                    failure = Err(status);
+                    break;
+                }
             };
             if self.path.is_none() {
                 let (application, pipeline) = (&message.application, &message.pipeline);
@@ -90,7 +100,7 @@ impl Tasks {
             parts.push(submit_of(message.task, self.traceparent.as_deref()));
         }
         let Some(path) = self.path.as_ref().filter(|_| !parts.is_empty()) else {
-            return Ok(Vec::new());
+            return failure;
         };
         let good = parts.iter().filter_map(|part| part.as_ref().ok().cloned());
         let answers = self
@@ -99,9 +109,10 @@ impl Tasks {
             .submit_batch(path, good.collect())
             .await;
         let mut answers = answers.map_err(|err| to_status(&err))?.into_iter();
-        let results = parts
-            .into_iter()
-            .map(|part| result_of(part.and_then(|_| answers.next().unwrap_or_else(unanswered))));
-        Ok(results.collect())
+        results.extend(parts.into_iter().map(|part| {
+            let answer = part.and_then(|_| answers.next().unwrap_or_else(unanswered));
+            Ok(result_of(answer))
+        }));
+        failure
     }
 }

@@ -69,6 +69,14 @@ struct Batch {
     _place: OwnedSemaphorePermit,
 }
 
+/// The lines from here on were not looked at.
+fn stopping() -> Problem {
+    Problem::from(Error::Unavailable {
+        what: "the server stops; submit this line and those after it again".into(),
+        retry_after: Duration::from_secs(1),
+    })
+}
+
 impl Batch {
     /// Reads the next chunk: what has come, but at least one line, and nothing at the end.
     async fn read(&mut self) -> Vec<Read> {
@@ -89,8 +97,12 @@ impl Batch {
             let frame = if chunk.is_empty() {
                 tokio::select! {
                     frame = tokio::time::timeout(BODY_WAIT, self.body.frame()) => frame,
-                    // What has come is answered; the rest is for another server.
-                    _ = self.closing.wait_for(|closing| *closing) => Ok(None),
+                    _ = self.closing.wait_for(|closing| *closing) => {
+                        // What has come whole is answered; the rest is for another server.
+                        self.has_ended = true;
+                        chunk.push((self.lines.number() + 1, Err(stopping())));
+                        return chunk;
+                    }
                 }
             } else {
                 match self.body.frame().now_or_never() {

@@ -81,11 +81,6 @@ async fn serve(
     grpc: TcpListener,
     http: TcpListener,
 ) -> anyhow::Result<()> {
-    let address = grpc.local_addr()?;
-    let ended = |mut ending: watch::Receiver<bool>| async move {
-        // An error means that the sender is gone, which is an end.
-        ending.wait_for(|ending| *ending).await.ok();
-    };
     let (end_probes, probes_ending) = watch::channel(false);
     let probing = tokio::spawn(workload_kit::serve_probes(
         http,
@@ -93,6 +88,24 @@ async fn serve(
         metrics,
         ended(probes_ending),
     ));
+    let answered = answer(&scheduler, grpc).await;
+    info!("stopping");
+    // On every way out, so that its shards are handed over.
+    scheduler.shutdown().await;
+    // Last, so that probes say until the end that the member is alive and not ready.
+    end_probes.send_replace(true);
+    let probed = probing.await.context("probes")?.context("probes");
+    answered.and(probed)
+}
+
+async fn ended(mut ending: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is an end.
+    ending.wait_for(|ending| *ending).await.ok();
+}
+
+/// Answers gRPC until SIGTERM or SIGINT.
+async fn answer(scheduler: &Scheduler, grpc: TcpListener) -> anyhow::Result<()> {
+    let address = grpc.local_addr()?;
     let mut signalled = pin!(worker_sdk::signalled());
     let mut listener = Some(grpc);
     loop {
@@ -110,17 +123,12 @@ async fn serve(
         end.send_replace(true);
         serving.await.context("gRPC")?.context("gRPC")?;
         if is_over {
-            break;
+            return Ok(());
         }
         info!("answers nobody until it is a member again");
         tokio::select! {
-            () = &mut signalled => break,
+            () = &mut signalled => return Ok(()),
             () = scheduler.rejoined() => {}
         }
     }
-    info!("stopping");
-    scheduler.shutdown().await;
-    // Last, so that probes say until the end that the member is alive and not ready.
-    end_probes.send_replace(true);
-    probing.await.context("probes")?.context("probes")
 }

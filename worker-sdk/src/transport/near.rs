@@ -1,6 +1,9 @@
 //! Which member a worker is connected to, where it may choose: one that owns shards of its pipeline.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use scheduler_core::{Error, PipelinePath, ShardOwners};
 use scheduler_grpc::client::{Client, connect};
@@ -8,6 +11,8 @@ use tokio::time::Instant;
 
 /// How often it is asked who owns what.
 const ASK_EVERY: Duration = Duration::from_secs(60);
+/// How long a member is not chosen again that could not be worked at: addresses that are of no use from here stay so.
+const AVOID_FOR: Duration = Duration::from_secs(600);
 
 /// Chooses among members.
 #[derive(Debug)]
@@ -16,6 +21,8 @@ pub(crate) struct Near {
     endpoint: Client,
     path: PipelinePath,
     worker: String,
+    /// A member that could not be worked at, and until when it is not chosen again.
+    avoided: Mutex<Option<(String, Instant)>>,
 }
 
 /// A member, or where the worker began.
@@ -44,7 +51,23 @@ impl Near {
             endpoint,
             path,
             worker,
+            avoided: Mutex::default(),
         }
+    }
+
+    /// One could not be worked at: it is not chosen again for a while.
+    pub(super) fn avoid(&self, chosen: &Chosen) {
+        let mut avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+        *avoided = chosen
+            .address
+            .clone()
+            .map(|address| (address, Instant::now() + AVOID_FOR));
+    }
+
+    fn is_avoided(&self, address: &str) -> bool {
+        let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+        let avoided = avoided.as_ref();
+        avoided.is_some_and(|(avoided, until)| avoided == address && Instant::now() < *until)
     }
 
     /// Where the worker began: for when a member cannot be reached.
@@ -68,7 +91,7 @@ impl Near {
                 };
             }
         };
-        let picked = pick(&owners, &self.worker);
+        let picked = pick(&owners, &self.worker).filter(|address| !self.is_avoided(address));
         if before.address.as_deref() == picked {
             return Chosen {
                 until: Instant::now() + ASK_EVERY,

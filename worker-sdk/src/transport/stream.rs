@@ -114,7 +114,10 @@ impl Streamed {
                     self.stay(chosen);
                     return Ok(opened);
                 }
-                Err(error) => tracing::info!(%error, "the member cannot be worked at"),
+                Err(error) => {
+                    tracing::info!(%error, "the member cannot be worked at");
+                    near.avoid(&chosen);
+                }
             }
             self.stay(near.endpoint());
         }

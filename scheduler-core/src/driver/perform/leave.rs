@@ -30,7 +30,9 @@ impl Performer {
                 warn_port(&err, "join the members again");
                 rest().await;
             }
-            info!("the store answers: joined the members again");
+            if !is_over() {
+                info!("the store answers: joined the members again");
+            }
             health.is_away.send_replace(false);
             Vec::new()
         });

@@ -1,7 +1,7 @@
 //! A store that cannot be reached.
 
 use super::*;
-use crate::Slot;
+use crate::{Slot, port::FailureKind};
 
 fn all_slots() -> Vec<Slot> {
     (0..=255).map(Slot).collect()
@@ -45,9 +45,12 @@ fn one_that_cannot_save_for_long_lets_go_and_leaves() {
     assert_eq!(rig.left, [SHARD]);
     assert!(rig.lease("w2", 1).is_empty(), "another may own the shard");
     assert_eq!(rig.state(next), "nowhere");
-    // It says so once, though the last flush is still tried.
+    // It says so once, though the last flush is still tried, and claims that were on their way fail.
     rig.event(Event::Lost(all_slots()));
-    rig.pass(SECOND * 300);
+    for _ in 0..100 {
+        rig.event(Event::StoreAsked(Err(FailureKind::Unavailable)));
+        rig.pass(SECOND * 3);
+    }
     assert_eq!(rig.left, [SHARD]);
 
     // The store is back, and so is the member: what it has left is as after a crash.
