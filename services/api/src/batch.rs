@@ -5,6 +5,8 @@
 
 mod lines;
 
+use std::time::Duration;
+
 use axum::{
     body::{Body, Bytes},
     extract::State,
@@ -214,7 +216,7 @@ pub(crate) async fn submit(
     let place = api.batches().try_acquire_owned();
     let place = place.map_err(|_| Error::Overloaded {
         what: "batches at once".into(),
-        retry_after: std::time::Duration::from_secs(1),
+        retry_after: Duration::from_secs(1),
     })?;
     // A pipeline that is not there, or takes none, is told at once and not by each line.
     api.scheduler().submit_batch(&path, Vec::new()).await?;
