@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-use scheduler_core::{Error, PipelinePath, ShardOwners};
-use scheduler_grpc::client::{Client, connect};
+use scheduler_core::{PipelinePath, ShardOwners};
+use scheduler_grpc::client::{Client, ConnectError, connect};
 use tokio::time::Instant;
 
 /// How often it is asked who owns what.
@@ -25,9 +25,9 @@ pub(crate) struct Near {
     avoided: Mutex<Option<(String, Instant)>>,
 }
 
-/// A member, or where the worker began.
+/// Where a worker is connected: a member, or where it began.
 #[derive(Debug, Clone)]
-pub(super) struct Chosen {
+pub(super) struct Place {
     /// `None`: where it began.
     address: Option<String>,
     pub(super) client: Client,
@@ -35,7 +35,24 @@ pub(super) struct Chosen {
     until: Instant,
 }
 
-impl Chosen {
+impl Place {
+    fn at(address: Option<String>, client: Client) -> Self {
+        Self {
+            address,
+            client,
+            until: Instant::now() + ASK_EVERY,
+        }
+    }
+
+    pub(super) fn began(client: Client) -> Self {
+        Self::at(None, client)
+    }
+
+    /// The same connection for longer.
+    fn kept(&self) -> Self {
+        Self::at(self.address.clone(), self.client.clone())
+    }
+
     pub(super) fn is_due(&self) -> bool {
         Instant::now() >= self.until
     }
@@ -55,13 +72,13 @@ impl Near {
         }
     }
 
-    /// One could not be worked at: it is not chosen again for a while.
-    pub(super) fn avoid(&self, chosen: &Chosen) {
+    /// A member could not be worked at: it is not chosen again for a while, and the worker goes back to where it began.
+    /// `None`, if it is there.
+    pub(super) fn avoid(&self, place: &Place) -> Option<Place> {
+        let address = place.address.clone()?;
         let mut avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
-        *avoided = chosen
-            .address
-            .clone()
-            .map(|address| (address, Instant::now() + AVOID_FOR));
+        *avoided = Some((address, Instant::now() + AVOID_FOR));
+        Some(Place::began(self.endpoint.clone()))
     }
 
     fn is_avoided(&self, address: &str) -> bool {
@@ -70,49 +87,31 @@ impl Near {
         avoided.is_some_and(|(avoided, until)| avoided == address && Instant::now() < *until)
     }
 
-    /// Where the worker began: for when a member cannot be reached.
-    pub(super) fn endpoint(&self) -> Chosen {
-        Chosen {
-            address: None,
-            client: self.endpoint.clone(),
-            until: Instant::now() + ASK_EVERY,
-        }
-    }
-
     /// Chooses anew. A connection to the one that was chosen before is kept.
-    pub(super) async fn choose(&self, before: &Chosen) -> Chosen {
+    pub(super) async fn choose(&self, before: &Place) -> Place {
         let owners = match self.endpoint.discover(&self.path).await {
             Ok(owners) => owners,
             Err(error) => {
                 tracing::debug!(%error, "it cannot be learned who owns the pipeline's shards");
-                return Chosen {
-                    until: Instant::now() + ASK_EVERY,
-                    ..before.clone()
-                };
+                return before.kept();
             }
         };
         let picked = pick(&owners, &self.worker).filter(|address| !self.is_avoided(address));
         if before.address.as_deref() == picked {
-            return Chosen {
-                until: Instant::now() + ASK_EVERY,
-                ..before.clone()
-            };
+            return before.kept();
         }
         let connected = picked.and_then(|address| self.connect(address).ok());
-        connected.unwrap_or_else(|| self.endpoint())
+        connected.unwrap_or_else(|| Place::began(self.endpoint.clone()))
     }
 
-    fn connect(&self, address: &str) -> Result<Chosen, Error> {
-        let channel = connect(address).map_err(|err| Error::Malformed(err.to_string()))?;
+    fn connect(&self, address: &str) -> Result<Place, ConnectError> {
+        let channel = connect(address)?;
         tracing::info!(
             address,
             "working at a member that owns shards of the pipeline"
         );
-        Ok(Chosen {
-            address: Some(address.to_owned()),
-            client: Client::new(channel, self.path.tenant.clone()),
-            until: Instant::now() + ASK_EVERY,
-        })
+        let client = Client::new(channel, self.path.tenant.clone());
+        Ok(Place::at(Some(address.to_owned()), client))
     }
 }
 
@@ -189,5 +188,22 @@ mod tests {
         let n_moved = n_moved.count();
         assert!(n_moved < 1_900, "{n_moved} moved, of about 1,500 that must");
         assert_eq!(pick(&owners(&[]), "w"), None);
+    }
+
+    #[tokio::test]
+    async fn a_member_is_avoided_also_after_the_place_where_the_worker_began_has_failed() {
+        let path = scheduler_core::path("default", "shop", "mail").unwrap();
+        let client = Client::new(connect("http://127.0.0.1:1").unwrap(), path.tenant.clone());
+        let began = Place::began(client.clone());
+        let near = Near::new(client, path, "worker-1".to_owned());
+        let member = near.connect("127.0.0.1:2").unwrap();
+        let back = near.avoid(&member).unwrap();
+        assert!(back.is_same(&began));
+        assert!(
+            near.avoid(&began).is_none(),
+            "there is nowhere to go back to"
+        );
+        assert!(near.is_avoided("127.0.0.1:2"));
+        assert!(!near.is_avoided("127.0.0.1:3"));
     }
 }

@@ -10,13 +10,13 @@ use std::{
 };
 
 use scheduler_core::{Error, Heartbeat, Leased, PipelinePath, Poll, Report};
-use scheduler_grpc::client::{Client, Work};
+use scheduler_grpc::client::Work;
 use tokio::time::{Instant, timeout};
 
 use super::{
     Transport, Unary,
     line::{Line, Polled},
-    near::{Chosen, Near},
+    near::{Near, Place},
 };
 
 /// How long a server that knows no streams is not asked for one again.
@@ -35,9 +35,8 @@ pub(crate) struct Streamed {
 
 #[derive(Debug)]
 struct State {
-    /// Where calls go that are made one by one.
-    client: Client,
-    chosen: Option<Chosen>,
+    /// Where streams are opened, and calls go that are made one by one.
+    at: Place,
     line: Option<Arc<Line>>,
     /// Until when the server is taken for one that knows no streams.
     older_until: Option<Instant>,
@@ -45,13 +44,11 @@ struct State {
 
 impl Streamed {
     pub(crate) fn new(unary: Unary, near: Option<Near>) -> Self {
-        let chosen = near.as_ref().map(Near::endpoint);
         Self {
             path: unary.path,
             near,
             state: Mutex::new(State {
-                client: unary.client,
-                chosen,
+                at: Place::began(unary.client),
                 line: None,
                 older_until: None,
             }),
@@ -60,7 +57,7 @@ impl Streamed {
 
     fn unary(&self) -> Unary {
         Unary {
-            client: self.state().client.clone(),
+            client: self.state().at.client.clone(),
             path: self.path.clone(),
         }
     }
@@ -104,31 +101,22 @@ impl Streamed {
 
     /// Opens a stream where the worker is best, or else where it began.
     async fn open_at_best(&self, hello: &Poll) -> Result<Option<Work>, Error> {
-        if let Some(near) = &self.near {
-            let before = self.state().chosen.clone();
-            let chosen = near
-                .choose(&before.unwrap_or_else(|| near.endpoint()))
-                .await;
-            match chosen.client.work(&self.path, hello).await {
-                Ok(opened) => {
-                    self.stay(chosen);
-                    return Ok(opened);
-                }
-                Err(error) => {
-                    tracing::info!(%error, "the member cannot be worked at");
-                    near.avoid(&chosen);
-                }
-            }
-            self.stay(near.endpoint());
-        }
-        let client = self.state().client.clone();
-        client.work(&self.path, hello).await
-    }
-
-    fn stay(&self, chosen: Chosen) {
-        let mut state = self.state();
-        state.client = chosen.client.clone();
-        state.chosen = Some(chosen);
+        let before = self.state().at.clone();
+        let Some(near) = &self.near else {
+            return before.client.work(&self.path, hello).await;
+        };
+        let best = near.choose(&before).await;
+        self.state().at = best.clone();
+        let opened = best.client.work(&self.path, hello).await;
+        let Err(error) = &opened else {
+            return opened;
+        };
+        let Some(began) = near.avoid(&best) else {
+            return opened;
+        };
+        tracing::info!(%error, "the member cannot be worked at");
+        self.state().at = began.clone();
+        began.client.work(&self.path, hello).await
     }
 
     /// Leaves a stream if the worker is better elsewhere by now.
@@ -136,13 +124,13 @@ impl Streamed {
         let Some(near) = &self.near else {
             return;
         };
-        let chosen = self.state().chosen.clone();
-        let Some(before) = chosen.filter(Chosen::is_due) else {
+        let before = self.state().at.clone();
+        if !before.is_due() {
             return;
-        };
-        let chosen = near.choose(&before).await;
-        if chosen.is_same(&before) {
-            self.state().chosen = Some(chosen);
+        }
+        let best = near.choose(&before).await;
+        if best.is_same(&before) {
+            self.state().at = best;
         } else {
             line.go();
         }
